@@ -1,0 +1,34 @@
+#include "core/crop_grid.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+
+namespace meon {
+
+std::vector<int64_t> crop_grid(int64_t height, int64_t width, int64_t size, int64_t stride) {
+  using std::to_string;
+  if (size <= 0) throw std::invalid_argument("size must be positive, got " + to_string(size));
+  if (stride <= 0) throw std::invalid_argument("stride must be positive, got " + to_string(stride));
+  if (height < size || width < size) {
+    throw std::invalid_argument("an image of " + to_string(width) + " x " + to_string(height) +
+                                " pixels is smaller than one crop of " + to_string(size) + " x " + to_string(size) +
+                                "; pad the image or ask for a smaller size");
+  }
+  // A stride past the side means the same as one that reaches its end, and keeps index * stride from overflowing.
+  const int64_t step = std::min(stride, std::max(height, width));
+  const int64_t rows = crop_count(height, size, step);
+  const int64_t columns = crop_count(width, size, step);
+  std::vector<int64_t> boxes;
+  boxes.reserve(static_cast<size_t>(rows * columns * 4));
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t y = crop_position(row, height, size, step);
+    for (int64_t column = 0; column < columns; ++column) {
+      const int64_t x = crop_position(column, width, size, step);
+      boxes.insert(boxes.end(), {x, y, x + size, y + size});
+    }
+  }
+  return boxes;
+}
+
+}  // namespace meon

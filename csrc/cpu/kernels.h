@@ -1,0 +1,36 @@
+// The CPU kernels. Parameters are taken as checked; see csrc/core/params.h for their shapes. T is float or double.
+// A result does not depend on how Parallel shares the work out, nor on the rest of the batch.
+#pragma once
+
+#include "core/parallel.h"
+#include "core/params.h"
+
+namespace meon::cpu {
+
+template <class T>
+void gdn_forward(const GdnForward<T>& p, const Parallel& parallel);
+
+template <class T>
+void gdn_backward(const GdnBackward<T>& p, const Parallel& parallel);
+
+template <class T>
+void conv_gdn_pool_forward(const ConvGdnPoolForward<T>& p, const Parallel& parallel);
+
+template <class T>
+void conv_gdn_pool_backward(const ConvGdnPoolBackward<T>& p, const Parallel& parallel);
+
+template <class T>
+void crop_conv_gdn_pool_forward(const CropConvGdnPoolForward<T>& p, const Parallel& parallel);
+
+template <class T>
+void crop_conv_gdn_pool_backward(const CropConvGdnPoolBackward<T>& p, const Parallel& parallel);
+
+// crops [K, C, size, size] of an image [H, W, C], and its adjoint: the gradients of overlapping crops are added
+// up in crop order.
+template <class P, class T>
+void extract_crops_forward(const CropExtraction& s, const P* image, T* crops, const Parallel& parallel);
+
+template <class T>
+void extract_crops_backward(const CropExtraction& s, const T* grad_crops, T* grad_image, const Parallel& parallel);
+
+}  // namespace meon::cpu

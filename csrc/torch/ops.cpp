@@ -1,0 +1,282 @@
+// Schemas of the ops, and their CPU kernels. Autograd, autocast and fake kernels are registered by meon_ext/ops.py.
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+#include <vector>
+
+#include "core/crop_grid.h"
+#include "cpu/kernels.h"
+#include "torch/checks.h"
+
+namespace meon::torch_ops {
+namespace {
+
+using IntList = std::vector<int64_t>;
+
+class TorchParallel final : public Parallel {
+ public:
+  void for_each(int64_t count, const std::function<void(int64_t)>& task) const override {
+    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) task(i);
+    });
+  }
+};
+
+// Calls f with a value of the tensor's element type; the tensor is float or double.
+template <class F>
+void dispatch(const Tensor& t, F&& f) {
+  if (t.scalar_type() == ScalarType::Double) {
+    f(double{});
+  } else {
+    f(float{});
+  }
+}
+
+template <class T>
+const T* in(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+template <class T>
+T* out(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
+
+Tensor gdn(const Tensor& x, const Tensor& beta, const Tensor& gamma) {
+  check_cpu_floating(x, "x");
+  check_gdn(x, beta, gamma);
+  const MemoryFormat format = gdn_format(x);
+  const Tensor xc = torch::stable::contiguous(x, format);
+  const Tensor b = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  Tensor y = empty_like_format(x, format);
+  dispatch(x, [&](auto tag) {
+    using T = decltype(tag);
+    cpu::gdn_forward<T>({gdn_shape(x, format), in<T>(xc), in<T>(b), in<T>(g), out<T>(y)}, TorchParallel());
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor> gdn_backward(const Tensor& grad, const Tensor& x, const Tensor& beta,
+                                                const Tensor& gamma) {
+  check_cpu_floating(x, "x");
+  check_gdn(x, beta, gamma);
+  check_same_kind(grad, "grad", x, "x");
+  STD_TORCH_CHECK(grad.sizes().vec() == x.sizes().vec(), "grad has shape ", shape_of(grad), " but x has ", shape_of(x));
+  const MemoryFormat format = gdn_format(x);
+  const Tensor gc = torch::stable::contiguous(grad, format), xc = torch::stable::contiguous(x, format);
+  const Tensor b = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  Tensor grad_x = empty_like_format(x, format);
+  Tensor grad_beta = new_empty(beta, {beta.size(0)});
+  Tensor grad_gamma = new_empty(gamma, {gamma.size(0), gamma.size(1)});
+  dispatch(x, [&](auto tag) {
+    using T = decltype(tag);
+    cpu::gdn_backward<T>({gdn_shape(x, format), in<T>(gc), in<T>(xc), in<T>(b), in<T>(g), out<T>(grad_x),
+                          out<T>(grad_beta), out<T>(grad_gamma)},
+                         TorchParallel());
+  });
+  return {grad_x, grad_beta, grad_gamma};
+}
+
+ConvShape check_conv_input(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& beta,
+                           const Tensor& gamma, const IntList& stride, const IntList& padding, int64_t pool) {
+  check_cpu_floating(x, "x");
+  check_shape(x, "x", {-1, -1, -1, -1}, "(N, in_channels, H, W)");
+  check_same_kind(weight, "weight", x, "x");
+  return check_conv(x.size(0), x.size(1), x.size(2), x.size(3), weight, bias, beta, gamma, stride, padding, pool);
+}
+
+Tensor conv_gdn_pool(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& beta, const Tensor& gamma,
+                     const IntList& stride, const IntList& padding, int64_t pool) {
+  const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
+  const Tensor xc = torch::stable::contiguous(x), w = torch::stable::contiguous(weight);
+  const Tensor b = torch::stable::contiguous(bias);
+  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  Tensor y = new_empty(x, {s.batch, s.out_channels, s.out_h(), s.out_w()});
+  dispatch(x, [&](auto tag) {
+    using T = decltype(tag);
+    cpu::conv_gdn_pool_forward<T>({s, in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y)}, TorchParallel());
+  });
+  return y;
+}
+
+// grad_x has shape (0,) where input_grad is false: its computation is left out.
+std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const Tensor& grad, const Tensor& x,
+                                                                          const Tensor& weight, const Tensor& bias,
+                                                                          const Tensor& beta, const Tensor& gamma,
+                                                                          const IntList& stride, const IntList& padding,
+                                                                          int64_t pool, bool input_grad) {
+  const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
+  check_same_kind(grad, "grad", x, "x");
+  check_shape(grad, "grad", {s.batch, s.out_channels, s.out_h(), s.out_w()}, "that of the op's output");
+  const Tensor gr = torch::stable::contiguous(grad), xc = torch::stable::contiguous(x);
+  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
+  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  const int64_t C = s.out_channels;
+  Tensor grad_x = input_grad ? new_empty(x, {s.batch, s.in_channels, s.in_h, s.in_w}) : new_empty(x, {0});
+  Tensor grad_w = new_empty(x, {C, s.in_channels, s.kernel_h, s.kernel_w});
+  Tensor grad_b = new_empty(x, {C}), grad_beta = new_empty(x, {C}), grad_gamma = new_empty(x, {C, C});
+  dispatch(x, [&](auto tag) {
+    using T = decltype(tag);
+    cpu::conv_gdn_pool_backward<T>(
+        {s, in<T>(gr), in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), input_grad ? out<T>(grad_x) : nullptr,
+         out<T>(grad_w), out<T>(grad_b), out<T>(grad_beta), out<T>(grad_gamma)},
+        TorchParallel());
+  });
+  return {grad_x, grad_w, grad_b, grad_beta, grad_gamma};
+}
+
+void check_image(const Tensor& image, const char* name) {
+  STD_TORCH_CHECK(image.is_cpu(), name, " is not on the CPU");
+  check_shape(image, name, {-1, -1, -1}, "(H, W, C)");
+}
+
+// The crop size is given beside the boxes so that the output's shape does not depend on the boxes' values.
+ConvShape check_crops(const Tensor& image, const Tensor& boxes, const Tensor& weight, const Tensor& bias,
+                      const Tensor& beta, const Tensor& gamma, const IntList& crop, const IntList& stride,
+                      const IntList& padding, int64_t pool) {
+  check_image(image, "image");
+  STD_TORCH_CHECK(image.scalar_type() == ScalarType::Byte, "image must be uint8");
+  STD_TORCH_CHECK(boxes.is_cpu() && boxes.scalar_type() == ScalarType::Long, "boxes must be int64 on the CPU");
+  check_shape(boxes, "boxes", {-1, 4}, "(K, 4), rows (x0, y0, x1, y1)");
+  check_cpu_floating(weight, "weight");
+  STD_TORCH_CHECK(crop.size() == 2 && crop[0] > 0 && crop[1] > 0, "crop must hold two positive numbers");
+  return check_conv(boxes.size(0), image.size(2), crop[0], crop[1], weight, bias, beta, gamma, stride, padding, pool);
+}
+
+// boxes is contiguous. Every box must be of the shape's input size and lie inside the image.
+CropInput checked_crops(const Tensor& image, const Tensor& boxes, const ConvShape& s) {
+  const int64_t* box = in<int64_t>(boxes);
+  const int64_t height = image.size(0), width = image.size(1);
+  for (int64_t k = 0; k < s.batch; ++k, box += 4) {
+    STD_TORCH_CHECK(box[0] >= 0 && box[1] >= 0 && box[2] <= width && box[3] <= height && box[0] <= box[2] &&
+                        box[1] <= box[3] && box[2] - box[0] == s.in_w && box[3] - box[1] == s.in_h,
+                    "boxes[", k, "] = (", box[0], ", ", box[1], ", ", box[2], ", ", box[3],
+                    ") must be (x0, y0, x1, y1), ", s.in_w, " x ", s.in_h, " pixels, inside the image of ", width,
+                    " x ", height);
+  }
+  return {in<uint8_t>(image), width, in<int64_t>(boxes)};
+}
+
+Tensor crop_conv_gdn_pool(const Tensor& image, const Tensor& boxes, const Tensor& weight, const Tensor& bias,
+                          const Tensor& beta, const Tensor& gamma, const IntList& crop, const IntList& stride,
+                          const IntList& padding, int64_t pool) {
+  const ConvShape s = check_crops(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool);
+  const Tensor im = torch::stable::contiguous(image), bx = torch::stable::contiguous(boxes);
+  const CropInput crops = checked_crops(im, bx, s);
+  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
+  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  Tensor y = new_empty(weight, {s.batch, s.out_channels, s.out_h(), s.out_w()});
+  dispatch(weight, [&](auto tag) {
+    using T = decltype(tag);
+    cpu::crop_conv_gdn_pool_forward<T>({s, crops, in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y)}, TorchParallel());
+  });
+  return y;
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(const Tensor& grad, const Tensor& image,
+                                                                       const Tensor& boxes, const Tensor& weight,
+                                                                       const Tensor& bias, const Tensor& beta,
+                                                                       const Tensor& gamma, const IntList& crop,
+                                                                       const IntList& stride, const IntList& padding,
+                                                                       int64_t pool) {
+  const ConvShape s = check_crops(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool);
+  check_same_kind(grad, "grad", weight, "weight");
+  check_shape(grad, "grad", {s.batch, s.out_channels, s.out_h(), s.out_w()}, "that of the op's output");
+  const Tensor im = torch::stable::contiguous(image), bx = torch::stable::contiguous(boxes);
+  const CropInput crops = checked_crops(im, bx, s);
+  const Tensor gr = torch::stable::contiguous(grad);
+  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
+  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  const int64_t C = s.out_channels;
+  Tensor grad_w = new_empty(weight, {C, s.in_channels, s.kernel_h, s.kernel_w});
+  Tensor grad_b = new_empty(weight, {C}), grad_beta = new_empty(weight, {C}), grad_gamma = new_empty(weight, {C, C});
+  dispatch(weight, [&](auto tag) {
+    using T = decltype(tag);
+    cpu::crop_conv_gdn_pool_backward<T>({s, crops, in<T>(gr), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(grad_w),
+                                         out<T>(grad_b), out<T>(grad_beta), out<T>(grad_gamma)},
+                                        TorchParallel());
+  });
+  return {grad_w, grad_b, grad_beta, grad_gamma};
+}
+
+CropExtraction check_extraction(int64_t height, int64_t width, int64_t channels, int64_t size, int64_t stride) {
+  constexpr int64_t kLimit = int64_t{1} << 31;
+  STD_TORCH_CHECK(size > 0, "size must be positive, got ", size);
+  STD_TORCH_CHECK(stride > 0 && stride < kLimit, "stride must be positive and below 2^31, got ", stride);
+  STD_TORCH_CHECK(height >= size && width >= size, "an image of ", width, " x ", height,
+                  " pixels is smaller than one crop of ", size, " x ", size);
+  return {height, width, channels, size, stride};
+}
+
+int64_t crop_total(const CropExtraction& s) {
+  return crop_count(s.height, s.size, s.stride) * crop_count(s.width, s.size, s.stride);
+}
+
+// image (H, W, C): uint8, or the output's dtype. double_out: float64 crops of a uint8 image.
+Tensor extract_crops(const Tensor& image, int64_t size, int64_t stride, bool double_out) {
+  check_image(image, "image");
+  const bool bytes = image.scalar_type() == ScalarType::Byte;
+  if (!bytes) check_cpu_floating(image, "image");
+  const CropExtraction s = check_extraction(image.size(0), image.size(1), image.size(2), size, stride);
+  const ScalarType type = !bytes ? image.scalar_type() : double_out ? ScalarType::Double : ScalarType::Float;
+  const Tensor im = torch::stable::contiguous(image);
+  const std::array<int64_t, 4> sizes{crop_total(s), s.channels, size, size};
+  Tensor crops = torch::stable::empty({sizes.data(), sizes.size()}, type);
+  dispatch(crops, [&](auto tag) {
+    using T = decltype(tag);
+    if (bytes) {
+      cpu::extract_crops_forward<uint8_t, T>(s, in<uint8_t>(im), out<T>(crops), TorchParallel());
+    } else {
+      cpu::extract_crops_forward<T, T>(s, in<T>(im), out<T>(crops), TorchParallel());
+    }
+  });
+  return crops;
+}
+
+Tensor extract_crops_backward(const Tensor& grad, int64_t height, int64_t width, int64_t stride) {
+  check_cpu_floating(grad, "grad");
+  check_shape(grad, "grad", {-1, -1, -1, -1}, "(K, C, size, size)");
+  const CropExtraction s = check_extraction(height, width, grad.size(1), grad.size(2), stride);
+  check_shape(grad, "grad", {crop_total(s), s.channels, s.size, s.size}, "that of the op's output");
+  const Tensor g = torch::stable::contiguous(grad);
+  Tensor grad_image = new_empty(grad, {height, width, s.channels});
+  dispatch(grad, [&](auto tag) {
+    using T = decltype(tag);
+    cpu::extract_crops_backward<T>(s, in<T>(g), out<T>(grad_image), TorchParallel());
+  });
+  return grad_image;
+}
+
+}  // namespace
+
+STABLE_TORCH_LIBRARY(meon_ext, m) {
+  m.def("gdn(Tensor x, Tensor beta, Tensor gamma) -> Tensor");
+  m.def("gdn_backward(Tensor grad, Tensor x, Tensor beta, Tensor gamma) -> (Tensor, Tensor, Tensor)");
+  m.def(
+      "conv_gdn_pool(Tensor x, Tensor weight, Tensor bias, Tensor beta, Tensor gamma, int[2] stride, int[2] padding, "
+      "int pool) -> Tensor");
+  m.def(
+      "conv_gdn_pool_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor beta, Tensor gamma, "
+      "int[2] stride, int[2] padding, int pool, bool input_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+  m.def(
+      "crop_conv_gdn_pool(Tensor image, Tensor boxes, Tensor weight, Tensor bias, Tensor beta, Tensor gamma, "
+      "int[2] crop, int[2] stride, int[2] padding, int pool) -> Tensor");
+  m.def(
+      "crop_conv_gdn_pool_backward(Tensor grad, Tensor image, Tensor boxes, Tensor weight, Tensor bias, Tensor beta, "
+      "Tensor gamma, int[2] crop, int[2] stride, int[2] padding, int pool) -> (Tensor, Tensor, Tensor, Tensor)");
+  m.def("extract_crops(Tensor image, int size, int stride, bool double_out) -> Tensor");
+  m.def("extract_crops_backward(Tensor grad, SymInt height, SymInt width, int stride) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(meon_ext, CPU, m) {
+  m.impl("gdn", TORCH_BOX(&gdn));
+  m.impl("gdn_backward", TORCH_BOX(&gdn_backward));
+  m.impl("conv_gdn_pool", TORCH_BOX(&conv_gdn_pool));
+  m.impl("conv_gdn_pool_backward", TORCH_BOX(&conv_gdn_pool_backward));
+  m.impl("crop_conv_gdn_pool", TORCH_BOX(&crop_conv_gdn_pool));
+  m.impl("crop_conv_gdn_pool_backward", TORCH_BOX(&crop_conv_gdn_pool_backward));
+  m.impl("extract_crops", TORCH_BOX(&extract_crops));
+  m.impl("extract_crops_backward", TORCH_BOX(&extract_crops_backward));
+}
+
+}  // namespace meon::torch_ops

@@ -1,0 +1,63 @@
+"""Blind image quality assessment with MEON, and a fast, differentiable GDN for PyTorch.
+
+Importing this package imports no torch: the names below are looked up when they are first used, and those that
+need torch import it then.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from meon_ext._version import __version__
+from meon_ext.errors import ImageError, MeonError, NativeError, WeightsError
+
+if TYPE_CHECKING:
+    from meon_ext import modules, ops, reference
+    from meon_ext._native import build_info
+    from meon_ext.model import MEON
+    from meon_ext.modules import GDN, ConvGDNPool
+    from meon_ext.scoring import Score, Scorer, score
+
+__all__ = [
+    "GDN",
+    "MEON",
+    "ConvGDNPool",
+    "ImageError",
+    "MeonError",
+    "NativeError",
+    "Score",
+    "Scorer",
+    "WeightsError",
+    "__version__",
+    "build_info",
+    "modules",
+    "ops",
+    "reference",
+    "score",
+]
+
+_WHERE = {
+    "GDN": "modules",
+    "MEON": "model",
+    "ConvGDNPool": "modules",
+    "Score": "scoring",
+    "Scorer": "scoring",
+    "build_info": "_native",
+    "score": "scoring",
+}
+_MODULES = {"modules", "ops", "reference"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"meon_ext.{name}")
+    if name not in _WHERE:
+        raise AttributeError(f"module 'meon_ext' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"meon_ext.{_WHERE[name]}"), name)
+    globals()[name] = value  # the next look-up is an ordinary one
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

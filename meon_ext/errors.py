@@ -1,0 +1,17 @@
+"""The exceptions that meon_ext raises on purpose; everything else is a defect."""
+
+
+class MeonError(Exception):
+    """Base of all errors raised by meon_ext on purpose."""
+
+
+class ImageError(MeonError, ValueError):
+    """An image cannot be read or scored. The message names the file or argument and the remedy."""
+
+
+class WeightsError(MeonError, ValueError):
+    """A weights file or checkpoint does not fit. The message names the file, the entry and the remedy."""
+
+
+class NativeError(MeonError, ImportError):
+    """A native library of meon_ext is missing or cannot be loaded. The message names the remedy."""
