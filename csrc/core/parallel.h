@@ -18,11 +18,15 @@ class Parallel {
   // done; the first exception thrown by a task is rethrown here. A kernel's result must not depend on the order,
   // so whatever is summed over tasks is summed by the caller afterwards, in index order.
   virtual void for_each(int64_t count, const std::function<void(int64_t)>& task) const = 0;
+
+  // How many tasks may run at a time. For deciding how finely to cut the work, never for what a task computes.
+  virtual int64_t threads() const = 0;
 };
 
 class Serial final : public Parallel {
  public:
   void for_each(int64_t count, const std::function<void(int64_t)>& task) const override;
+  int64_t threads() const override { return 1; }
 };
 
 // Starts up to `threads` threads for each call and joins them before it returns. No pool outlives a call, so a
@@ -32,7 +36,7 @@ class Threads final : public Parallel {
   // threads <= 0: as many as processors this process may run on.
   explicit Threads(int threads);
   void for_each(int64_t count, const std::function<void(int64_t)>& task) const override;
-  int threads() const { return threads_; }
+  int64_t threads() const override { return threads_; }
 
  private:
   int threads_;

@@ -13,6 +13,7 @@
 #include "core/layers.h"
 #include "core/parallel.h"
 #include "cpu/network.h"
+#include "cpu/simd/table.h"
 
 namespace py = pybind11;
 
@@ -132,25 +133,14 @@ py::dict build_info() {
 #endif
   info["cpp_standard"] = static_cast<long>(__cplusplus);
   info["build_type"] = MEON_BUILD_TYPE;
-  // What the kernels were compiled for; the next line is what this processor could run.
-  py::list built;
-#if defined(__x86_64__)
-  built.append("x86-64");
-#elif defined(__aarch64__)
-  built.append("aarch64");
-#else
-  built.append("portable");
-#endif
-  info["instruction_sets"] = built;
-  py::list cpu;
-#if defined(__x86_64__) && defined(__GNUC__)
-  __builtin_cpu_init();
-  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) cpu.append("avx2+fma");
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")) {
-    cpu.append("avx512");
+  py::list built, usable;
+  for (const auto* table : {meon::cpu::simd_portable(), meon::cpu::simd_avx2(), meon::cpu::simd_avx512()}) {
+    if (table != nullptr) built.append(table->name);
   }
-#endif
-  info["processor_supports"] = cpu;
+  for (const auto* table : meon::cpu::usable_simd()) usable.append(table->name);
+  info["instruction_sets"] = built;
+  info["instruction_sets_usable"] = usable;  // on this processor
+  info["instruction_set"] = meon::cpu::choose_simd().name;
   info["processors_usable"] = meon::Threads(0).threads();
   return info;
 }

@@ -20,6 +20,7 @@ class TorchParallel final : public Parallel {
       for (int64_t i = begin; i < end; ++i) task(i);
     });
   }
+  int64_t threads() const override { return torch::stable::get_num_threads(); }
 };
 
 // Calls f with a value of the tensor's element type; the tensor is float or double.

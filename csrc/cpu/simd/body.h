@@ -1,0 +1,192 @@
+// The kernels, written once over a vector type V and compiled once per instruction set (kernels_*.cpp).
+//
+// V holds kLanes floats. kBlock output channels of a stage, and kColumnVectors vectors of a matrix product, keep their
+// sums in registers. divide_by_root(x, n) is x / sqrt(n), within 2 units in the last place; max_nan lets NaN win.
+//
+// No standard library here: its inline functions would be compiled with this file's instruction set, and the linker
+// might then use them everywhere, also on a processor without it.
+#pragma once
+
+#include "cpu/simd/table.h"
+
+namespace meon::cpu {
+namespace {
+
+// Convolution 5 x 5 stride 2 + bias, GDN, 2 x 2 max-pool. Vectors run over pooled columns, so that stride and pool need
+// no shuffles: conv column 2 i + rx reads tap 2 rx + kw of pooled column i.
+template <class V, int CO>
+void stage_row(const StageRow& a) {
+  constexpr int W = V::kLanes, B = V::kBlock;
+  static_assert(CO % B == 0);
+  alignas(64) float z[2][CO][W];
+  alignas(64) float squares[2][CO][W];
+  alignas(64) float best[CO][W];
+  for (int64_t column = 0; column < a.columns; column += W) {
+    for (int ry = 0; ry < 2; ++ry) {
+      for (int block = 0; block < CO / B; ++block) {
+        V sum[B][2];
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) sum[b][0] = sum[b][1] = V::set1(a.bias[block * B + b]);
+        const float* w = a.weight + block * a.in_channels * 25 * B;
+        for (int64_t ci = 0; ci < a.in_channels; ++ci) {
+          for (int kh = 0; kh < 5; ++kh, w += 5 * B) {
+            const float* x = a.rows[2 * ry + kh] + ci * kTaps * a.columns + column;
+            V t[kTaps];
+#pragma GCC unroll 7
+            for (int k = 0; k < kTaps; ++k) t[k] = V::load(x + k * a.columns);
+#pragma GCC unroll 5
+            for (int kw = 0; kw < 5; ++kw) {
+#pragma GCC unroll 8
+              for (int b = 0; b < B; ++b) {
+                const V weight = V::set1(w[kw * B + b]);
+                sum[b][0] = V::fma(weight, t[kw], sum[b][0]);
+                sum[b][1] = V::fma(weight, t[kw + 2], sum[b][1]);
+              }
+            }
+          }
+        }
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) {
+          for (int rx = 0; rx < 2; ++rx) {
+            V::store(z[rx][block * B + b], sum[b][rx]);
+            V::store(squares[rx][block * B + b], V::mul(sum[b][rx], sum[b][rx]));
+          }
+        }
+      }
+      for (int block = 0; block < CO / B; ++block) {
+        V norm[B][2];
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) norm[b][0] = norm[b][1] = V::set1(a.beta[block * B + b]);
+        const float* g = a.gamma + block * CO * B;
+        for (int j = 0; j < CO; ++j, g += B) {
+          const V s0 = V::load(squares[0][j]), s1 = V::load(squares[1][j]);
+#pragma GCC unroll 8
+          for (int b = 0; b < B; ++b) {
+            const V gamma = V::set1(g[b]);
+            norm[b][0] = V::fma(gamma, s0, norm[b][0]);
+            norm[b][1] = V::fma(gamma, s1, norm[b][1]);
+          }
+        }
+#pragma GCC unroll 8
+        for (int b = 0; b < B; ++b) {
+          const int c = block * B + b;
+          const V y0 = V::divide_by_root(V::load(z[0][c]), norm[b][0]);
+          const V y1 = V::divide_by_root(V::load(z[1][c]), norm[b][1]);
+          V y = V::max_nan(y1, y0);
+          if (ry == 0) {
+            V::store(best[c], y);
+          } else {
+            V::store(a.out + c * a.out_stride + column, V::max_nan(y, V::load(best[c])));
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class V>
+void gather_taps(const float* from, const int32_t* index, int64_t columns, float* taps) {
+  for (int64_t i = 0; i < kTaps * columns; i += V::kLanes) V::store(taps + i, V::gather(from, index + i));
+}
+
+inline void pixel_columns_to_taps(const uint8_t* pixels, int64_t first, int64_t last, float* taps, int64_t tap_stride,
+                                  int64_t channel_stride) {
+  for (int64_t i = first; i < last; ++i) {
+    for (int t = 0; t < kTaps; ++t) {
+      for (int c = 0; c < 3; ++c) {
+        taps[c * channel_stride + t * tap_stride + i] = static_cast<float>(pixels[(4 * i + t) * 3 + c]);
+      }
+    }
+  }
+}
+
+// Four pixels are 12 bytes: V::words gives the three 32-bit words of kLanes groups of them, whose bytes are then taken
+// apart. Taps 4 to 6 are taps 0 to 2 of the next column, so each vector is stored twice.
+template <class V>
+void pixels_to_taps(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride, int64_t channel_stride) {
+  constexpr int W = V::kLanes;
+  if (count <= 0) return;
+  int64_t i = 0;
+  for (; i + W <= count; i += W) {
+    typename V::Words words[3];
+    V::words(pixels + 12 * i, words);
+#pragma GCC unroll 12
+    for (int byte = 0; byte < 12; ++byte) {
+      const V value = V::byte_of(words[byte / 4], byte % 4);
+      const int t = byte / 3;
+      float* to = taps + byte % 3 * channel_stride + i;
+      V::store(to + t * tap_stride, value);
+      if (t < kTaps - 4) {
+        if (i > 0) {
+          V::store(to + (t + 4) * tap_stride - 1, value);
+        } else {
+          V::store_but_first(to + (t + 4) * tap_stride - 1, value);
+        }
+      }
+    }
+  }
+  // The column before the vectors' end still lacks the taps of the group that no vector loaded.
+  if (i > 0) {
+    for (int t = 4; t < kTaps; ++t) {
+      for (int c = 0; c < 3; ++c) {
+        taps[c * channel_stride + t * tap_stride + i - 1] = static_cast<float>(pixels[(4 * (i - 1) + t) * 3 + c]);
+      }
+    }
+  }
+  pixel_columns_to_taps(pixels, i, count, taps, tap_stride, channel_stride);
+}
+
+template <class V, int M>
+void matmul_rows(int64_t N, int64_t K, const float* a, const float* b, const float* bias, float* c) {
+  constexpr int W = V::kLanes, NB = V::kColumnVectors;
+  static_assert(kMatmulPad % (W * NB) == 0);
+  for (int64_t n = 0; n < N; n += W * NB) {
+    V sum[M][NB];
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
+      for (int v = 0; v < NB; ++v) sum[m][v] = V::load(bias + n + v * W);
+    }
+    for (int64_t k = 0; k < K; ++k) {
+#pragma GCC unroll 4
+      for (int v = 0; v < NB; ++v) {
+        const V column = V::load(b + k * N + n + v * W);
+#pragma GCC unroll 4
+        for (int m = 0; m < M; ++m) sum[m][v] = V::fma(V::set1(a[m * K + k]), column, sum[m][v]);
+      }
+    }
+#pragma GCC unroll 4
+    for (int m = 0; m < M; ++m) {
+#pragma GCC unroll 4
+      for (int v = 0; v < NB; ++v) V::store(c + m * N + n + v * W, sum[m][v]);
+    }
+  }
+}
+
+template <class V>
+void matmul(int64_t M, int64_t N, int64_t K, const float* a, const float* b, const float* bias, float* c) {
+  int64_t m = 0;
+  for (; m + 4 <= M; m += 4) matmul_rows<V, 4>(N, K, a + m * K, b, bias, c + m * N);
+  for (; m < M; ++m) matmul_rows<V, 1>(N, K, a + m * K, b, bias, c + m * N);
+}
+
+template <class V>
+void normalize(int64_t n, const float* norm, float* x) {
+  for (int64_t i = 0; i < n; i += V::kLanes) V::store(x + i, V::divide_by_root(V::load(x + i), V::load(norm + i)));
+}
+
+template <class V>
+SimdTable make_table(const char* name) {
+  return {.name = name,
+          .channel_block = V::kBlock,
+          .stage_row_8 = stage_row<V, 8>,
+          .stage_row_16 = stage_row<V, 16>,
+          .stage_row_32 = stage_row<V, 32>,
+          .gather_taps = gather_taps<V>,
+          .pixels_to_taps = pixels_to_taps<V>,
+          .matmul = matmul<V>,
+          .normalize = normalize<V>};
+}
+
+}  // namespace
+}  // namespace meon::cpu

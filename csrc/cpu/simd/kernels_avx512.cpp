@@ -1,0 +1,80 @@
+// Compiled with -mavx512f -mavx512bw -mavx512vl -mavx512dq -mfma; run only where choose_simd found them.
+#include "cpu/simd/table.h"
+
+#ifdef MEON_HAVE_AVX512
+#include <immintrin.h>
+
+#include "cpu/simd/body.h"
+
+namespace meon::cpu {
+namespace {
+
+struct Avx512 {
+  static constexpr int kLanes = 16, kBlock = 8, kColumnVectors = 4;
+  using Words = __m512i;
+  __m512 v;
+
+  static Avx512 load(const float* p) { return {_mm512_loadu_ps(p)}; }
+  static void store(float* p, Avx512 a) { _mm512_storeu_ps(p, a.v); }
+  static void store_but_first(float* p, Avx512 a) { _mm512_mask_storeu_ps(p, 0xfffe, a.v); }
+  static Avx512 set1(float x) { return {_mm512_set1_ps(x)}; }
+  static Avx512 mul(Avx512 a, Avx512 b) { return {_mm512_mul_ps(a.v, b.v)}; }
+  static Avx512 fma(Avx512 a, Avx512 b, Avx512 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+
+  static Avx512 max_nan(Avx512 a, Avx512 b) {
+    // max_ps gives b where either is NaN, so a NaN in b is kept already.
+    return {_mm512_mask_mov_ps(_mm512_max_ps(a.v, b.v), _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), a.v)};
+  }
+
+  static Avx512 divide_by_root(Avx512 x, Avx512 n) {
+    // The estimate r is off by e/2, e = 1 - n r^2 < 2^-13; the next two terms of its series leave e^3 * 5/16 < 2^-40.
+    const __m512 r = _mm512_rsqrt14_ps(n.v);
+    const __m512 e = _mm512_fnmadd_ps(_mm512_mul_ps(n.v, r), r, _mm512_set1_ps(1.0f));
+    const __m512 p = _mm512_fmadd_ps(e, _mm512_set1_ps(0.375f), _mm512_set1_ps(0.5f));
+    __m512 y = _mm512_mul_ps(x.v, _mm512_fmadd_ps(_mm512_mul_ps(r, e), p, r));
+    // Zero, subnormal, huge, infinite, negative and NaN norms take the exact road, lane by lane.
+    const __m512i bits = _mm512_sub_epi32(_mm512_castps_si512(n.v), _mm512_set1_epi32(kLowBits));
+    const __mmask16 odd = _mm512_cmpge_epu32_mask(bits, _mm512_set1_epi32(kBitRange));
+    if (__builtin_expect(odd != 0, 0)) y = _mm512_mask_div_ps(y, odd, x.v, _mm512_sqrt_ps(n.v));
+    return {y};
+  }
+
+  static Avx512 gather(const float* from, const int32_t* index) {
+    return {_mm512_i32gather_ps(_mm512_loadu_si512(index), from, 4)};
+  }
+
+  // w[j] = words j, 3 + j, 6 + j, ... of 192 bytes.
+  static void words(const uint8_t* bytes, Words w[3]) {
+    const __m512i a = _mm512_loadu_si512(bytes), b = _mm512_loadu_si512(bytes + 64);
+    const __m512i c = _mm512_loadu_si512(bytes + 128);
+    const __m512i lane = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 18, 21, 24, 27, 30, 33, 36, 39, 42, 45);
+    for (int j = 0; j < 3; ++j) {
+      const __m512i at = _mm512_add_epi32(lane, _mm512_set1_epi32(j));
+      const __m512i low = _mm512_permutex2var_epi32(a, at, b);  // right where at < 32
+      const __mmask16 high = _mm512_cmpge_epi32_mask(at, _mm512_set1_epi32(32));
+      w[j] = _mm512_mask_permutexvar_epi32(low, high, at, c);  // reads at modulo 16
+    }
+  }
+
+  static Avx512 byte_of(Words w, int byte) {
+    const __m512i x = _mm512_and_si512(_mm512_srli_epi32(w, static_cast<unsigned>(8 * byte)), _mm512_set1_epi32(255));
+    return {_mm512_cvtepi32_ps(x)};
+  }
+
+  static constexpr int kLowBits = (127 - 100) << 23, kBitRange = 200 << 23;  // norms in [2^-100, 2^100)
+};
+
+}  // namespace
+
+const SimdTable* simd_avx512() {
+  static const SimdTable table = make_table<Avx512>("avx512");
+  return &table;
+}
+
+}  // namespace meon::cpu
+
+#else
+namespace meon::cpu {
+const SimdTable* simd_avx512() { return nullptr; }
+}  // namespace meon::cpu
+#endif

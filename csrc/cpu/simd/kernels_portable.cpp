@@ -1,0 +1,64 @@
+// What every processor runs: the same body over four floats in the compiler's own vectors (SSE2 on x86-64, NEON on
+// 64-bit Arm), with exact square root and division.
+#include <math.h>
+#include <string.h>
+
+#include "cpu/simd/body.h"
+#include "cpu/simd/table.h"
+
+namespace meon::cpu {
+namespace {
+
+struct Portable {
+  static constexpr int kLanes = 4, kBlock = 4, kColumnVectors = 2;
+  typedef float Vector __attribute__((vector_size(16)));
+  struct Words {
+    uint32_t w[kLanes];
+  };
+  Vector v;
+
+  static Portable load(const float* p) {
+    Portable out;
+    memcpy(&out.v, p, sizeof(out.v));
+    return out;
+  }
+  static void store(float* p, Portable a) { memcpy(p, &a.v, sizeof(a.v)); }
+  static void store_but_first(float* p, Portable a) {
+    for (int i = 1; i < kLanes; ++i) p[i] = a.v[i];
+  }
+  static Portable set1(float x) { return {Vector{x, x, x, x}}; }
+  static Portable mul(Portable a, Portable b) { return {a.v * b.v}; }
+  static Portable fma(Portable a, Portable b, Portable c) { return {a.v * b.v + c.v}; }
+  static Portable max_nan(Portable a, Portable b) {
+    // Comparisons give all bits set or none.
+    const auto take_a = (a.v > b.v) | (a.v != a.v);
+    return {take_a ? a.v : b.v};
+  }
+  static Portable divide_by_root(Portable x, Portable n) {
+    for (int i = 0; i < kLanes; ++i) n.v[i] = __builtin_sqrtf(n.v[i]);
+    return {x.v / n.v};
+  }
+  static Portable gather(const float* from, const int32_t* index) {
+    return {Vector{from[index[0]], from[index[1]], from[index[2]], from[index[3]]}};
+  }
+  static void words(const uint8_t* bytes, Words w[3]) {
+    for (int i = 0; i < kLanes; ++i) {
+      for (int j = 0; j < 3; ++j) memcpy(&w[j].w[i], bytes + 12 * i + 4 * j, 4);
+    }
+  }
+  static Portable byte_of(const Words& w, int byte) {
+    static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "bytes are taken from words in little-endian order");
+    Portable out;
+    for (int i = 0; i < kLanes; ++i) out.v[i] = static_cast<float>((w.w[i] >> (8 * byte)) & 255);
+    return out;
+  }
+};
+
+}  // namespace
+
+const SimdTable* simd_portable() {
+  static const SimdTable table = make_table<Portable>("portable");
+  return &table;
+}
+
+}  // namespace meon::cpu

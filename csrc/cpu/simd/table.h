@@ -1,0 +1,67 @@
+// The kernels that exist once per instruction set, behind one table of function pointers. Everything here is float32.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string>
+
+#include "core/crop_plan.h"
+
+namespace meon::cpu {
+
+// Row lengths are padded to this many floats, whatever the instruction set, so that no kernel has a tail.
+inline constexpr int64_t kRowPad = 16;
+
+// Columns of a matrix product come in groups of this many.
+inline constexpr int64_t kMatmulPad = 64;
+
+constexpr int64_t padded(int64_t n) { return (n + kRowPad - 1) / kRowPad * kRowPad; }
+
+// One pooled row of a shared stage, for all its columns at once.
+struct StageRow {
+  const float* const* rows;  // [kTaps] input rows, each [Cin][kTaps][columns]: element (c, t, i) is what output column
+                             // i reads at its tap t
+  int64_t in_channels;
+  int64_t columns;      // padded
+  const float* weight;  // [Cout / block][Cin][5][5][block]
+  const float* bias;    // [Cout]
+  const float* beta;    // [Cout]
+  const float* gamma;   // [Cout / block][Cout][block]: entry (b, j, i) is gamma[b * block + i, j]
+  float* out;           // [Cout][out_stride]
+  int64_t out_stride;
+};
+
+struct SimdTable {
+  const char* name;       // as MEON_ISA takes it
+  int64_t channel_block;  // output channels that share a pass, the `block` of StageRow
+  void (*stage_row_8)(const StageRow&);
+  void (*stage_row_16)(const StageRow&);
+  void (*stage_row_32)(const StageRow&);
+
+  // taps[t][i] = from[index[t][i]] for each tap, i < columns (padded); index is [kTaps][columns].
+  void (*gather_taps)(const float* from, const int32_t* index, int64_t columns, float* taps);
+
+  // taps[c][t][i] = pixel (4 i + t), channel c, for i < count: `pixels` is [4 (count - 1) + kTaps][3], and channels lie
+  // channel_stride floats apart, taps tap_stride.
+  void (*pixels_to_taps)(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride, int64_t channel_stride);
+
+  // c[m][n] = bias[n] + sum_k a[m][k] b[k][n], k in ascending order for every m and n. N is a multiple of kMatmulPad.
+  void (*matmul)(int64_t M, int64_t N, int64_t K, const float* a, const float* b, const float* bias, float* c);
+
+  // x[i] = x[i] / sqrt(norm[i]), n a multiple of kRowPad.
+  void (*normalize)(int64_t n, const float* norm, float* x);
+};
+
+// nullptr where this build has no such table (another processor family).
+const SimdTable* simd_portable();
+const SimdTable* simd_avx2();
+const SimdTable* simd_avx512();
+
+// The tables that this processor can run, slowest first.
+std::span<const SimdTable* const> usable_simd();
+
+// The one to use: the fastest usable, or the one that the environment variable MEON_ISA names.
+// Throws std::invalid_argument where MEON_ISA names none of the usable.
+const SimdTable& choose_simd();
+
+}  // namespace meon::cpu
