@@ -15,6 +15,7 @@ from meon_ext.errors import ImageError, MeonError, NativeError, WeightsError
 if TYPE_CHECKING:
     from meon_ext import modules, ops, reference
     from meon_ext._native import build_info
+    from meon_ext.images import LoadedImage, load_image
     from meon_ext.model import MEON
     from meon_ext.modules import GDN, ConvGDNPool
     from meon_ext.scoring import Score, Scorer, score
@@ -24,6 +25,7 @@ __all__ = [
     "MEON",
     "ConvGDNPool",
     "ImageError",
+    "LoadedImage",
     "MeonError",
     "NativeError",
     "Score",
@@ -31,6 +33,7 @@ __all__ = [
     "WeightsError",
     "__version__",
     "build_info",
+    "load_image",
     "modules",
     "ops",
     "reference",
@@ -39,11 +42,13 @@ __all__ = [
 
 _WHERE = {
     "GDN": "modules",
+    "LoadedImage": "images",
     "MEON": "model",
     "ConvGDNPool": "modules",
     "Score": "scoring",
     "Scorer": "scoring",
     "build_info": "_native",
+    "load_image": "images",
     "score": "scoring",
 }
 _MODULES = {"modules", "ops", "reference"}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import platform
 import sys
 from pathlib import Path
@@ -130,6 +129,8 @@ def build_info(load_torch: bool = False) -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata  # 20 ms that scoring has no use for
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

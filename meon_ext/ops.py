@@ -297,6 +297,10 @@ def crop_conv_gdn_pool(
         raise ValueError(
             f"image_u8 is on {image_u8.device} but weight is on {weight.device}; move one with .to(device)"
         )
+    if image_u8.device.type in _NATIVE_DEVICES and boxes.device != image_u8.device:
+        raise ValueError(
+            f"boxes is on {boxes.device} but image_u8 is on {image_u8.device}; move one with .to(device)"
+        )
     _check_conv(image_u8.shape[2], weight, bias, beta, gamma)
     strides, paddings = _pair("stride", stride, 1), _pair("padding", padding, 0)
     pool = _integer("pool", pool, 1)
@@ -322,9 +326,11 @@ def crop_conv_gdn_pool(
 
 
 def _gather_crops(image: Tensor, boxes: Tensor, sides: list[int], dtype: torch.dtype) -> Tensor:
-    if boxes.shape[0] == 0:
-        return image.new_empty((0, image.shape[2], *sides), dtype=dtype)
-    return reference.gather_crops(image, boxes, dtype=dtype)
+    """(K, C, *sides). By indexing, which torch.compile can trace: reading the boxes' values it cannot."""
+    boxes = boxes.to(image.device)
+    rows = boxes[:, 1, None] + torch.arange(sides[0], device=image.device)
+    columns = boxes[:, 0, None] + torch.arange(sides[1], device=image.device)
+    return image[rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).to(dtype).contiguous()
 
 
 def _check_boxes(boxes: Tensor, image: Tensor, sides: list[int]) -> None:
@@ -358,13 +364,23 @@ def _empty_like_gdn(x: Tensor) -> Tensor:
     return torch.empty(x.shape, dtype=x.dtype, device=x.device)
 
 
+def _check_one_device(*tensors: Tensor) -> None:
+    """CPU tensors mixed with meta ones come here, to return as memory that nobody wrote."""
+    devices = {t.device for t in tensors}
+    if len(devices) > 1:
+        names = " and ".join(sorted(map(str, devices)))
+        raise RuntimeError(f"the tensors are on different devices, {names}; move them to one with .to(device)")
+
+
 @torch.library.register_fake("meon_ext::gdn")
 def _(x: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
+    _check_one_device(x, beta, gamma)
     return _empty_like_gdn(x)
 
 
 @torch.library.register_fake("meon_ext::gdn_backward")
 def _(grad: Tensor, x: Tensor, beta: Tensor, gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    _check_one_device(grad, x, beta, gamma)
     return _empty_like_gdn(x), beta.new_empty(beta.shape), gamma.new_empty(gamma.shape)
 
 
@@ -379,6 +395,7 @@ def _(
     padding: list[int],
     pool: int,
 ) -> Tensor:
+    _check_one_device(x, weight, bias, beta, gamma)
     size = _pooled_size(x.shape[2], x.shape[3], weight, stride, padding, pool)
     return x.new_empty((x.shape[0], weight.shape[0], *size))
 
@@ -401,6 +418,7 @@ def _(
     pool: int,
     input_grad: bool,
 ) -> tuple[Tensor, ...]:
+    _check_one_device(grad, x, weight, bias, beta, gamma)
     return x.new_empty(x.shape if input_grad else (0,)), *_parameter_gradients(weight)
 
 
@@ -417,6 +435,7 @@ def _(
     padding: list[int],
     pool: int,
 ) -> Tensor:
+    _check_one_device(image, boxes, weight, bias, beta, gamma)
     size = _pooled_size(crop[0], crop[1], weight, stride, padding, pool)
     return weight.new_empty((boxes.shape[0], weight.shape[0], *size))
 
@@ -435,6 +454,7 @@ def _(
     padding: list[int],
     pool: int,
 ) -> tuple[Tensor, ...]:
+    _check_one_device(grad, image, boxes, weight, bias, beta, gamma)
     return _parameter_gradients(weight)
 
 

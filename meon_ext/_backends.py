@@ -1,0 +1,150 @@
+"""What computes the network over the crops of one image: the C++ core, or PyTorch with or without the fused ops."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meon_ext._native import core
+from meon_ext.errors import MeonError, NativeError
+from meon_ext.weights_io import Architecture, WeightsFile
+
+if TYPE_CHECKING:
+    import torch
+
+    from meon_ext.model import MEON
+
+BackendName = Literal["auto", "core", "fused", "reference"]
+Answers: TypeAlias = "tuple[NDArray[np.float32], NDArray[np.float32]]"
+BACKENDS: tuple[BackendName, ...] = ("auto", "core", "fused", "reference")
+
+# So many crops' first stage takes 32 MiB; the fused ops gain nothing from more.
+_FUSED_BATCH = 256
+# Plain PyTorch on a CPU is fastest with batches whose tensors stay in cache; larger ones are faulted in anew.
+_REFERENCE_BATCH = 16
+
+
+class Backend(Protocol):
+    """A network held ready to score crops."""
+
+    name: str
+    device: str
+
+    def forward_crops(self, pixels: NDArray[np.uint8], boxes: NDArray[np.int64]) -> Answers:
+        """uint8 (H, W, 3) and boxes (K, 4) to raw (K,) and probabilities (K, C); C = 0 without a type head."""
+        ...
+
+
+def make_backend(weights: WeightsFile, name: str, device: str, threads: int, batch_size: int | None) -> Backend:
+    """Choose as ``Scorer`` documents, and build. Raises ValueError for a choice that contradicts itself."""
+    if name not in BACKENDS:
+        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
+    if device not in ("auto", "cpu") and device.split(":")[0] != "cuda":
+        raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
+    on_cuda = device.startswith("cuda")
+    runs_on_core = _core_runs(weights.architecture)
+    if name == "core" and on_cuda:
+        raise ValueError("backend core runs on the CPU; use backend fused or reference with a CUDA device")
+    if name == "core" and not runs_on_core:
+        raise ValueError(f"backend core runs the paper's network only; use backend fused for {weights.architecture}")
+    if name == "auto":
+        name = "core" if runs_on_core and not on_cuda else "fused"
+    if name == "core":
+        return CoreBackend(weights, threads, batch_size)
+    return TorchBackend(weights, name, device, threads, batch_size)
+
+
+def _core_runs(architecture: Architecture) -> bool:
+    return architecture.task == "fusion" and architecture == Architecture(architecture.num_classes)
+
+
+def _batches(boxes: NDArray[np.int64], batch_size: int | None) -> list[NDArray[np.int64]]:
+    if batch_size is None or batch_size >= len(boxes):
+        return [boxes]
+    return [boxes[start : start + batch_size] for start in range(0, len(boxes), batch_size)]
+
+
+class CoreBackend:
+    """The torch-free C++ core on the CPU."""
+
+    name = "core"
+    device = "cpu"
+
+    def __init__(self, weights: WeightsFile, threads: int, batch_size: int | None) -> None:
+        self._network = core().Network(dict(weights.tensors))
+        self._threads = threads
+        self._batch_size = batch_size
+
+    def forward_crops(self, pixels: NDArray[np.uint8], boxes: NDArray[np.int64]) -> Answers:
+        batches = _batches(boxes, self._batch_size)
+        if len(batches) == 1:
+            return cast(Answers, self._network.forward_crops(pixels, boxes, self._threads))
+        raw, probabilities = zip(*(self._network.forward_crops(pixels, b, self._threads) for b in batches), strict=True)
+        return np.concatenate(raw), np.concatenate(probabilities)
+
+
+class TorchBackend:
+    """MEON in PyTorch: "fused" with this package's ops, "reference" in plain PyTorch."""
+
+    def __init__(self, weights: WeightsFile, name: str, device: str, threads: int, batch_size: int | None) -> None:
+        torch, model_type = _import_torch()
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if device != "cpu" and not torch.cuda.is_available():
+            why = "is a build without CUDA" if torch.version.cuda is None else "finds no usable CUDA device"
+            raise MeonError(f"device {device} was asked for, but torch {torch.__version__} {why}; use device cpu")
+        self.name = name
+        self.device = device
+        self._torch = torch
+        self._model: MEON = model_type.from_weights(weights, backend=name).to(device).eval()
+        self._threads = threads
+        self._batch_size = batch_size or (_REFERENCE_BATCH if name == "reference" else _FUSED_BATCH)
+
+    def forward_crops(self, pixels: NDArray[np.uint8], boxes: NDArray[np.int64]) -> Answers:
+        torch = self._torch
+        try:
+            with torch.inference_mode(), self._thread_count():
+                # Torch knows no read-only tensors, and warns.
+                writable = pixels if pixels.flags.writeable else pixels.copy()
+                return self._forward(torch.from_numpy(writable).to(self.device), boxes)
+        except RuntimeError as error:
+            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+                raise MemoryError(str(error)) from error
+            raise
+
+    def _forward(self, image: torch.Tensor, boxes: NDArray[np.int64]) -> Answers:
+        torch = self._torch
+        answers = [
+            self._model.forward_crops(image, torch.from_numpy(batch)) for batch in _batches(boxes, self._batch_size)
+        ]
+        raw = torch.cat([answer.quality for answer in answers])
+        kinds = [answer.probabilities for answer in answers if answer.probabilities is not None]
+        probabilities = torch.cat(kinds) if kinds else raw.new_empty((len(boxes), 0))
+        return raw.float().cpu().numpy(), probabilities.float().cpu().numpy()
+
+    @contextlib.contextmanager
+    def _thread_count(self) -> Iterator[None]:
+        """Torch's thread count is the process's: put back what was there."""
+        if self._threads <= 0:
+            yield
+            return
+        before = self._torch.get_num_threads()
+        self._torch.set_num_threads(self._threads)
+        try:
+            yield
+        finally:
+            self._torch.set_num_threads(before)
+
+
+def _import_torch() -> tuple[Any, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        raise NativeError(f"this backend needs torch, which cannot be imported ({error}); pip install torch") from error
+    from meon_ext.model import MEON
+
+    return torch, MEON

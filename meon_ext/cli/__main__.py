@@ -1,0 +1,7 @@
+"""``python -m meon_ext.cli`` is ``meon``."""
+
+import sys
+
+from meon_ext.cli import main
+
+sys.exit(main())

@@ -1,0 +1,50 @@
+"""The command line's entry: parses, runs one command, and turns what it raises into a message and an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from meon_ext._version import __version__
+from meon_ext.cli import convert, demo, info, score
+from meon_ext.cli._rows import printable
+from meon_ext.errors import MeonError
+
+_EXIT_USAGE = 2
+_EXIT_INTERRUPTED = 130  # as shells report the death by SIGINT and by SIGPIPE
+_EXIT_BROKEN_PIPE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``meon`` with these arguments (those of the process by default) and return its exit code."""
+    try:
+        arguments = _parser().parse_args(argv)
+    except SystemExit as stop:  # argparse has printed the help or what is wrong
+        return int(stop.code or 0)
+    try:
+        return int(arguments.run(arguments))
+    except MeonError as error:
+        print(f"meon {arguments.command}: error: {printable(str(error))}", file=sys.stderr)
+        return _EXIT_USAGE
+    except KeyboardInterrupt:
+        return _EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Nobody reads on. What is still buffered would fail again, with a traceback, when Python closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _EXIT_BROKEN_PIPE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="meon",
+        description="Blind image quality assessment: how good a photograph looks, 0 (worst) to 100 (best), and what "
+        "spoils it.",
+    )
+    parser.add_argument("--version", action="version", version=f"meon_ext {__version__}")
+    # Without prog, argparse formats one and imports shutil for it, which takes longer than scoring a small picture.
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="meon")
+    for command in (score, demo, convert, info):
+        command.add_parser(commands)
+    return parser

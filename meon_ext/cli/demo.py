@@ -1,0 +1,196 @@
+"""``meon demo``: score real photographs as they are and spoiled in four ways."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import io
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meon_ext.cli._output import open_sink
+from meon_ext.cli._rows import FORMATS, Row, make_writer, score_row
+from meon_ext.errors import MeonError, WeightsError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL.Image import Image
+
+    from meon_ext.weights_io import WeightsFile
+
+# The colour photographs that scikit-image's wheel itself holds, without compression losses.
+PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "motorcycle_left")
+_SEED = 0
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to those of ``meon``."""
+    parser = commands.add_parser(
+        "demo",
+        help="score real photographs, pristine and distorted",
+        description="Score photographs that come with scikit-image, pristine and with JPEG, JPEG 2000, white noise "
+        "and blur, all made on the spot. Without --model it takes the default weights, or, where none ship, untrained "
+        "ones.",
+    )
+    parser.add_argument("--model", metavar="NAME|FILE", help="weights that ship with meon_ext, or a weights file")
+    parser.add_argument("--format", choices=FORMATS, default="table", help="format of the rows (default: table)")
+    parser.add_argument("-o", "--output", metavar="DIR", help="keep the pictures there, as PNG")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score them; returns 0, or raises MeonError saying what is missing."""
+    from meon_ext.scoring import Scorer
+
+    folder = _photograph_folder()
+    weights, announcement = _weights(arguments.model)
+    scorer = Scorer(weights)
+    # Other formats are for programs: only rows may be on standard output then.
+    print(announcement, file=sys.stdout if arguments.format == "table" else sys.stderr, flush=True)
+    if arguments.output is not None:
+        _make_folder(arguments.output)
+    rows: list[tuple[str, Row]] = []
+    with open_sink(None, arguments.format) as sink:
+        writer = make_writer(
+            arguments.format, sink.write, width=sink.width, encoding=sink.encoding, classes=weights.classes
+        )
+        for photograph in PHOTOGRAPHS:
+            for kind, picture in variants(folder / f"{photograph}.png"):
+                path = f"{photograph}-{kind}.png"
+                if arguments.output is not None:
+                    path = str(Path(arguments.output) / path)
+                    picture.save(path)
+                row = score_row(path, scorer.score(picture, name=path))
+                writer.row(row)
+                rows.append((kind, row))
+        writer.finish()
+    if arguments.format == "table":
+        print(_means(rows))
+    return 0
+
+
+def _photograph_folder() -> Path:
+    found = importlib.util.find_spec("skimage")  # found, not imported: only its files are needed
+    places = found.submodule_search_locations if found is not None else None
+    folder = Path(places[0]) / "data" if places else None
+    if folder is None or not all((folder / f"{name}.png").is_file() for name in PHOTOGRAPHS):
+        raise MeonError('the demonstration needs photographs from scikit-image; run: pip install "meon_ext[demo]"')
+    return folder
+
+
+def _make_folder(name: str) -> None:
+    try:
+        Path(name).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise MeonError(f"-o {name}: cannot be made ({error.strerror or error}); choose another folder") from error
+
+
+def _weights(model: str | None) -> tuple[WeightsFile, str]:
+    """The weights, and the line that says which they are."""
+    from meon_ext.weights_io import read_weights, resolve_weights
+
+    try:
+        path = resolve_weights(model)
+    except WeightsError:
+        if model is not None:
+            raise
+        return untrained_weights(), (
+            f"weights: untrained, seed {_SEED}: the numbers show that the road works, not quality; pass --model FILE"
+        )
+    weights = read_weights(path)
+    return weights, f"weights: {weights.name} ({path}, SHA-256 {weights.sha256[:12]})"
+
+
+def untrained_weights() -> WeightsFile:
+    """The paper's network with random weights, the same each time, made without torch.
+
+    Weights are normal of variance 1 / fan-in, and the first stage's also divided by the scale of raw pixels, so that
+    every layer sees values of about 1; biases are 0, beta 1, gamma 0.1 on its diagonal.
+    """
+    import numpy as np
+
+    from meon_ext.weights_io import RELEASE_CLASSES, Architecture, QualityMapping, WeightsFile
+
+    random = np.random.default_rng(_SEED)
+    architecture = Architecture(num_classes=len(RELEASE_CLASSES))
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for name, shape in architecture.expected_tensors().items():
+        kind = name.rsplit(".", 1)[1]
+        if kind == "weight":
+            scale = np.prod(shape[1:]) ** -0.5 / (128 if name.startswith("stages.0.") else 1)
+            tensors[name] = (random.standard_normal(shape) * scale).astype(np.float32)
+        elif kind == "gamma":
+            tensors[name] = 0.1 * np.eye(shape[0], dtype=np.float32)
+        else:
+            tensors[name] = np.full(shape, 1 if kind == "beta" else 0, np.float32)
+    return WeightsFile(
+        tensors,
+        RELEASE_CLASSES,
+        architecture,
+        mapping=QualityMapping((-3.0, 3.0), (0.0, 100.0)),
+        score_name="untrained",
+        name="untrained",
+    )
+
+
+def variants(photograph: Path) -> Iterator[tuple[str, Image]]:
+    """The photograph as it is and with each distortion, by name."""
+    from PIL import Image
+
+    with Image.open(photograph) as opened:
+        pristine = opened.convert("RGB")
+    yield "pristine", pristine
+    for name, distort in _DISTORTIONS.items():
+        yield name, distort(pristine)
+
+
+def _jpeg(image: Image) -> Image:
+    return _coded(image, "JPEG", quality=10)
+
+
+def _jpeg2000(image: Image) -> Image:
+    return _coded(image, "JPEG2000", quality_mode="rates", quality_layers=[100])  # a hundredth of the raw size
+
+
+def _coded(image: Image, format: str, **options: Any) -> Image:
+    from PIL import Image
+
+    file = io.BytesIO()
+    image.save(file, format, **options)
+    with Image.open(file) as coded:
+        coded.load()
+        return coded
+
+
+def _white_noise(image: Image) -> Image:
+    import numpy as np
+    from PIL import Image
+
+    pixels = np.asarray(image)
+    noise = np.random.default_rng(_SEED).normal(0, 30, pixels.shape)
+    return Image.fromarray(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
+
+
+def _blur(image: Image) -> Image:
+    from PIL import ImageFilter
+
+    return image.filter(ImageFilter.GaussianBlur(3))
+
+
+_DISTORTIONS: dict[str, Callable[[Image], Image]] = {
+    "jpeg": _jpeg,
+    "jpeg2000": _jpeg2000,
+    "white_noise": _white_noise,
+    "gaussian_blur": _blur,
+}
+
+
+def _means(rows: list[tuple[str, Row]]) -> str:
+    means = []
+    for kind in ("pristine", *_DISTORTIONS):
+        qualities = [row["quality"] for made, row in rows if made == kind]
+        means.append(f"{kind} {sum(qualities) / len(qualities):.1f}")
+    return "mean quality: " + ", ".join(means)

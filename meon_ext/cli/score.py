@@ -1,0 +1,185 @@
+"""``meon score``: one row for each picture."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from meon_ext.cli._output import format_of, open_sink
+from meon_ext.cli._paths import Input, expand, read_list
+from meon_ext.cli._rows import FORMATS, Row, RowWriter, error_row, make_writer, score_row
+from meon_ext.cli._tally import Tally
+from meon_ext.errors import MeonError
+
+if TYPE_CHECKING:
+    from meon_ext.scoring import Scorer
+
+_INTERRUPTED = 130
+_AHEAD = 4  # pictures decoded in threads while one is scored
+
+
+def add_parser(commands: Any) -> None:
+    """Add the command to those of ``meon``."""
+    parser = commands.add_parser(
+        "score",
+        help="score pictures",
+        description="Score pictures: quality 0 (worst) to 100 (best), the distortion that spoils them, and more. "
+        "A picture that cannot be scored gives a row with an error and does not stop the others.",
+        epilog="Exit code: 0 all scored; 1 some inputs failed; 2 wrong use, or a model, device or output that cannot "
+        "be used; 3 a picture is below --fail-under.",
+    )
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="PATH",
+        help="a picture, a folder (with all below it), a glob, or - for a list on stdin",
+    )
+    parser.add_argument(
+        "-0", "--null", action="store_true", help="names in the list on stdin end in NUL, as from find -print0"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the rows there (default: standard output)")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="format of the rows (default: by the suffix of -o FILE, else table)"
+    )
+    parser.add_argument("--model", metavar="NAME|FILE", help="weights that ship with meon_ext, or a weights file")
+    parser.add_argument(
+        "--stride", type=_positive, default=128, metavar="U", help="step between crops in pixels (default: 128)"
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto, the CPU)")
+    parser.add_argument(
+        "--backend",
+        choices=("auto", "core", "fused", "reference"),
+        default="auto",
+        help="core: C++ without torch; fused: torch ops; reference: plain PyTorch (default: core where it can run)",
+    )
+    parser.add_argument(
+        "--threads", type=_count, default=0, metavar="N", help="threads of the network (default: 0, all processors)"
+    )
+    parser.add_argument(
+        "--pool",
+        choices=("mean", "min", "p5"),
+        default="mean",
+        help="quality from the crops': their mean, the worst, or the 5th percentile (default: mean)",
+    )
+    parser.add_argument(
+        "--fail-under", type=_quality, metavar="Q", help="exit with 3 if a picture's quality is under Q"
+    )
+    parser.add_argument("--quiet", action="store_true", help="no progress and no summary on stderr")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Score what the arguments name; returns the exit code."""
+    if arguments.paths.count("-") > 1:
+        raise MeonError("- (the list on stdin) can be given once")
+    from meon_ext.scoring import Scorer
+
+    try:
+        scorer = Scorer(
+            arguments.model,
+            stride=arguments.stride,
+            device=arguments.device,
+            backend=arguments.backend,
+            pool=arguments.pool,
+            threads=arguments.threads,
+        )
+    except ValueError as error:
+        raise MeonError(str(error)) from error
+    _silence_pillow()
+    format = format_of(arguments.output, arguments.format)
+    with open_sink(arguments.output, format) as sink:
+        writer = make_writer(
+            format, sink.write, width=sink.width, encoding=sink.encoding, classes=scorer.weights.classes
+        )
+        show_progress = sink.is_file and not arguments.quiet and sys.stderr.isatty()
+        tally = Tally(scorer.weights.name, arguments.fail_under, show_progress)
+        try:
+            for batch in _batches(arguments.paths, b"\0" if arguments.null else b"\n"):
+                _score_batch(scorer, batch, writer, tally)
+        except KeyboardInterrupt:
+            code = _INTERRUPTED
+        else:
+            code = tally.exit_code
+        writer.finish()
+    tally.end(quiet=arguments.quiet)
+    return code
+
+
+def _batches(paths: list[str], separator: bytes) -> Iterator[Iterable[Input]]:
+    """What can be scored without waiting: each PATH's pictures, or as much of the list on stdin as has arrived."""
+    plain: list[str] = []
+    for path in paths:
+        if path != "-":
+            plain.append(path)
+            continue
+        yield (found for name in plain for found in expand(name))
+        plain = []
+        for names in read_list(sys.stdin.fileno(), separator):
+            yield (found for name in names for found in _listed(name))
+    yield (found for name in plain for found in expand(name))
+
+
+def _listed(name: str) -> Iterable[Input]:
+    # A name from a list is that of a file or folder, never a pattern: it may well hold brackets.
+    return expand(name) if os.path.isdir(name) else (Input(name),)  # noqa: PTH112  half of Path's time
+
+
+def _score_batch(scorer: Scorer, batch: Iterable[Input], writer: RowWriter, tally: Tally) -> None:
+    """Score pictures and write their rows in order, the rows of bad inputs among them."""
+    taken: deque[Input] = deque()
+
+    def good() -> Iterator[str]:
+        for item in batch:
+            taken.append(item)
+            if item.error is None:
+                yield item.path
+
+    def write(row: Row) -> None:
+        writer.row(row)
+        tally.count(row)
+
+    def write_bad() -> None:
+        while taken and (error := taken[0].error) is not None:
+            write(error_row(taken.popleft().path, model, error))
+
+    model = scorer.weights.name
+    for result in scorer.score_many(good(), on_error="return", ahead=_AHEAD):
+        write_bad()
+        path = taken.popleft().path
+        write(error_row(path, model, str(result)) if isinstance(result, MeonError) else score_row(path, result))
+    write_bad()
+
+
+def _silence_pillow() -> None:
+    """What Pillow warns of (odd metadata, truncated tags) belongs to no row and would mix into the output."""
+    import logging
+    import warnings
+
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+def _positive(text: str) -> int:
+    return int(_number(text, int, 1, None, "a whole number, at least 1"))
+
+
+def _count(text: str) -> int:
+    return int(_number(text, int, 0, None, "a whole number, 0 or more"))
+
+
+def _quality(text: str) -> float:
+    return _number(text, float, 0, 100, "a number within 0..100")
+
+
+def _number(text: str, kind: type[int] | type[float], low: float, high: float | None, wanted: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = float("nan")
+    if not (low <= value and (high is None or value <= high)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
+    return value
