@@ -42,23 +42,32 @@ CropStrip::CropStrip(const Network& net, const CropInput& image, std::span<const
       row_plan_(rows),
       column_plan_(columns) {
   const auto& first = column_plan_.stages[0].taps;
+  first_stage_at_.resize(first.size());
+  int64_t at = 0;
   for (size_t i = 0; i < first.size(); ++i) {
-    const bool padded_tap = std::find(first[i].begin(), first[i].end(), kPadding) != first[i].end();
-    if (padded_tap) {
-      single_columns_.push_back(static_cast<int32_t>(i));
-    } else if (!runs_.empty() && runs_.back().first + runs_.back().count == static_cast<int64_t>(i) &&
-               first[i][0] == runs_.back().pixel + 4 * runs_.back().count) {
-      ++runs_.back().count;
-    } else {
-      runs_.push_back({static_cast<int64_t>(i), 1, first[i][0]});
+    if (std::find(first[i].begin(), first[i].end(), kPadding) != first[i].end()) {
+      rim_.push_back(static_cast<int32_t>(i));
+      continue;
     }
+    if (runs_.empty() || first[i][0] != runs_.back().pixel + 4 * runs_.back().count) {
+      if (!runs_.empty()) ++at;
+      runs_.push_back({at, 0, first[i][0]});
+    }
+    ++runs_.back().count;
+    first_stage_at_[i] = static_cast<int32_t>(at++);
+  }
+  run_columns_ = padded(at);
+  run_stride_ = run_columns_ + kRowPad;
+  rim_columns_ = padded(static_cast<int64_t>(rim_.size()));
+  for (size_t i = 0; i < rim_.size(); ++i) {
+    first_stage_at_[static_cast<size_t>(rim_[i])] = static_cast<int32_t>(run_columns_ + static_cast<int64_t>(i));
   }
 
   int64_t longest = 0, widest = 0;
   for (int s = 0; s < kSharedStages; ++s) {
     const auto& taps = column_plan_.stages[static_cast<size_t>(s)].taps;
-    columns_.push_back(padded(static_cast<int64_t>(taps.size())));
-    longest = std::max(longest, net_.shared(s).in_channels * kTaps * columns_.back());
+    columns_.push_back(s == 0 ? run_columns_ + rim_columns_ : padded(static_cast<int64_t>(taps.size())));
+    longest = std::max(longest, row_size(s));
     widest = std::max(widest, net_.shared(s).out_channels * (columns_.back() + 1));
     auto& index = column_index_.emplace_back();
     if (s == 0) continue;
@@ -68,19 +77,23 @@ CropStrip::CropStrip(const Network& net, const CropInput& image, std::span<const
     for (size_t i = 0; i < taps.size(); ++i) {
       for (int t = 0; t < kTaps; ++t) {
         const int32_t from = taps[i][static_cast<size_t>(t)];
-        if (from != kPadding) index[static_cast<size_t>(t * columns_.back()) + i] = from;
+        if (from == kPadding) continue;
+        index[static_cast<size_t>(t * columns_.back()) + i] =
+            s == 1 ? first_stage_at_[static_cast<size_t>(from)] : from;
       }
     }
   }
   zeros_.resize(static_cast<size_t>(longest));
   out_.resize(static_cast<size_t>(widest));
 
-  for (int level = 0; level <= kSharedStages; ++level) {
-    const bool last = level == kSharedStages;
-    const int64_t channels = last ? net_.shared(level - 1).out_channels : net_.shared(level).in_channels;
-    const int64_t width = last ? columns_.back() + 1 : kTaps * columns_[static_cast<size_t>(level)];
-    caches_.emplace_back(kKept[level], channels * width);
-  }
+  for (int level = 0; level <= kSharedStages; ++level) caches_.emplace_back(kKept[level], row_size(level));
+}
+
+// Floats in a row that goes into a stage, or out of the last.
+int64_t CropStrip::row_size(int level) const {
+  if (level == 0) return kImageChannels * (4 * run_stride_ + kTaps * rim_columns_);
+  if (level == kSharedStages) return net_.shared(level - 1).out_channels * (columns_.back() + 1);
+  return net_.shared(level).in_channels * kTaps * columns_[static_cast<size_t>(level)];
 }
 
 const float* CropStrip::pixel_row(int64_t y) {
@@ -88,17 +101,16 @@ const float* CropStrip::pixel_row(int64_t y) {
   const auto& slot = caches_[0].get(y, fresh);
   if (fresh) return slot.data;
   const uint8_t* row = image_.image + y * image_.image_w * kImageChannels;
-  const int64_t tap_stride = columns_[0], channel_stride = kTaps * tap_stride;
   for (const Run& run : runs_) {
-    net_.simd().pixels_to_taps(row + run.pixel * kImageChannels, run.count, slot.data + run.first, tap_stride,
-                               channel_stride);
+    net_.simd().pixels_to_taps(row + run.pixel * kImageChannels, run.count, slot.data + run.at, run_stride_);
   }
-  for (const int32_t column : single_columns_) {
-    const auto& taps = column_plan_.stages[0].taps[static_cast<size_t>(column)];
+  float* rim = slot.data + kImageChannels * 4 * run_stride_;
+  for (size_t i = 0; i < rim_.size(); ++i) {
+    const auto& taps = column_plan_.stages[0].taps[static_cast<size_t>(rim_[i])];
     for (int t = 0; t < kTaps; ++t) {
       const int32_t x = taps[static_cast<size_t>(t)];
       for (int64_t c = 0; c < kImageChannels; ++c) {
-        slot.data[c * channel_stride + t * tap_stride + column] =
+        rim[(c * kTaps + t) * rim_columns_ + static_cast<int64_t>(i)] =
             x == kPadding ? 0.0f : static_cast<float>(row[x * kImageChannels + c]);
       }
     }
@@ -123,8 +135,26 @@ const float* CropStrip::stage_row(int stage, int64_t id) {
   // One more element than columns, zero: what the next stage's padding reads.
   float* out = last ? slot.data : out_.data();
   const int64_t out_stride = columns + 1;
-  layer.row({inputs, layer.in_channels, columns, layer.weight.data(), layer.bias.data(), layer.beta.data(),
-             layer.gamma.data(), out, out_stride});
+  StageRow work{.rows = inputs,
+                .in_channels = layer.in_channels,
+                .columns = columns,
+                .weight = layer.weight.data(),
+                .bias = layer.bias.data(),
+                .beta = layer.beta.data(),
+                .gamma = layer.gamma.data(),
+                .out = out,
+                .out_stride = out_stride};
+  if (stage == 0) {
+    work.columns = run_columns_;
+    work.shared_taps = true;
+    work.tap_stride = run_stride_;
+    layer.row(work);
+    for (const float*& input : inputs) input += kImageChannels * 4 * run_stride_;
+    work.columns = work.tap_stride = rim_columns_;
+    work.shared_taps = false;
+    work.out += run_columns_;
+  }
+  layer.row(work);
   if (last) return slot.data;
   const int64_t next = columns_[static_cast<size_t>(stage + 1)];
   for (int64_t c = 0; c < layer.out_channels; ++c) {

@@ -39,7 +39,7 @@ class CropStrip {
   void run(const int64_t* index, int64_t index_stride, float* raw, float* probabilities);
 
  private:
-  struct Level;
+  int64_t row_size(int level) const;
   const float* pixel_row(int64_t y);              // level 0, in taps form
   const float* stage_row(int stage, int64_t id);  // in taps form for the next stage; the last stage's as it is
 
@@ -48,13 +48,18 @@ class CropStrip {
   int64_t crop_rows_, crop_columns_;
   AxisPlan row_plan_, column_plan_;
 
-  struct Run {  // neighbouring columns of the first stage: output `first` + i reads pixels from `pixel` + 4 i on
-    int64_t first, count, pixel;
+  // The first stage's columns lie in two parts: neighbours in the image, which share taps, run by run, each run with
+  // one column more for the last one's shared taps; then those that read padding, with taps of their own.
+  struct Run {  // column `at` + i reads pixels from `pixel` + 4 i on
+    int64_t at, count, pixel;
   };
   std::vector<Run> runs_;
-  std::vector<int32_t> single_columns_;  // the others: those with padding, and stragglers
+  int64_t run_columns_ = 0, rim_columns_ = 0;  // padded
+  int64_t run_stride_ = 0;                     // floats from one shared tap to the next
+  std::vector<int32_t> rim_;                   // the plan's numbers of the columns that read padding
+  std::vector<int32_t> first_stage_at_;        // where each of the plan's columns lies
 
-  std::vector<int64_t> columns_;                    // [kSharedStages] padded number of distinct output columns
+  std::vector<int64_t> columns_;                    // [kSharedStages] length of an output row, padded
   std::vector<std::vector<int32_t>> column_index_;  // [kSharedStages] gather indices [kTaps][columns], stages 1 and 2
   std::vector<RowCache> caches_;                    // [kSharedStages + 1] pixel rows, then each stage's
   std::vector<float> zeros_;                        // a row of padding, long enough for every stage

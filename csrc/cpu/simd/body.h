@@ -21,6 +21,9 @@ void stage_row(const StageRow& a) {
   alignas(64) float z[2][CO][W];
   alignas(64) float squares[2][CO][W];
   alignas(64) float best[CO][W];
+  const int64_t channel_stride = (a.shared_taps ? 4 : kTaps) * a.tap_stride;
+  int64_t tap_at[kTaps];
+  for (int k = 0; k < kTaps; ++k) tap_at[k] = a.shared_taps && k >= 4 ? (k - 4) * a.tap_stride + 1 : k * a.tap_stride;
   for (int64_t column = 0; column < a.columns; column += W) {
     for (int ry = 0; ry < 2; ++ry) {
       for (int block = 0; block < CO / B; ++block) {
@@ -30,10 +33,10 @@ void stage_row(const StageRow& a) {
         const float* w = a.weight + block * a.in_channels * 25 * B;
         for (int64_t ci = 0; ci < a.in_channels; ++ci) {
           for (int kh = 0; kh < 5; ++kh, w += 5 * B) {
-            const float* x = a.rows[2 * ry + kh] + ci * kTaps * a.columns + column;
+            const float* x = a.rows[2 * ry + kh] + ci * channel_stride + column;
             V t[kTaps];
 #pragma GCC unroll 7
-            for (int k = 0; k < kTaps; ++k) t[k] = V::load(x + k * a.columns);
+            for (int k = 0; k < kTaps; ++k) t[k] = V::load(x + tap_at[k]);
 #pragma GCC unroll 5
             for (int kw = 0; kw < 5; ++kw) {
 #pragma GCC unroll 8
@@ -89,51 +92,28 @@ void gather_taps(const float* from, const int32_t* index, int64_t columns, float
   for (int64_t i = 0; i < kTaps * columns; i += V::kLanes) V::store(taps + i, V::gather(from, index + i));
 }
 
-inline void pixel_columns_to_taps(const uint8_t* pixels, int64_t first, int64_t last, float* taps, int64_t tap_stride,
-                                  int64_t channel_stride) {
-  for (int64_t i = first; i < last; ++i) {
-    for (int t = 0; t < kTaps; ++t) {
-      for (int c = 0; c < 3; ++c) {
-        taps[c * channel_stride + t * tap_stride + i] = static_cast<float>(pixels[(4 * i + t) * 3 + c]);
-      }
-    }
-  }
-}
-
 // Four pixels are 12 bytes: V::words gives the three 32-bit words of kLanes groups of them, whose bytes are then taken
-// apart. Taps 4 to 6 are taps 0 to 2 of the next column, so each vector is stored twice.
+// apart.
 template <class V>
-void pixels_to_taps(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride, int64_t channel_stride) {
+void pixels_to_taps(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride) {
   constexpr int W = V::kLanes;
-  if (count <= 0) return;
   int64_t i = 0;
   for (; i + W <= count; i += W) {
     typename V::Words words[3];
     V::words(pixels + 12 * i, words);
 #pragma GCC unroll 12
     for (int byte = 0; byte < 12; ++byte) {
-      const V value = V::byte_of(words[byte / 4], byte % 4);
-      const int t = byte / 3;
-      float* to = taps + byte % 3 * channel_stride + i;
-      V::store(to + t * tap_stride, value);
-      if (t < kTaps - 4) {
-        if (i > 0) {
-          V::store(to + (t + 4) * tap_stride - 1, value);
-        } else {
-          V::store_but_first(to + (t + 4) * tap_stride - 1, value);
-        }
-      }
+      V::store(taps + (byte % 3 * 4 + byte / 3) * tap_stride + i, V::byte_of(words[byte / 4], byte % 4));
     }
   }
-  // The column before the vectors' end still lacks the taps of the group that no vector loaded.
-  if (i > 0) {
-    for (int t = 4; t < kTaps; ++t) {
+  for (; i <= count; ++i) {
+    const int there = i < count ? 4 : kTaps - 4;
+    for (int t = 0; t < there; ++t) {
       for (int c = 0; c < 3; ++c) {
-        taps[c * channel_stride + t * tap_stride + i - 1] = static_cast<float>(pixels[(4 * (i - 1) + t) * 3 + c]);
+        taps[(c * 4 + t) * tap_stride + i] = static_cast<float>(pixels[(4 * i + t) * 3 + c]);
       }
     }
   }
-  pixel_columns_to_taps(pixels, i, count, taps, tap_stride, channel_stride);
 }
 
 template <class V, int M>

@@ -17,9 +17,6 @@ struct Avx2 {
 
   static Avx2 load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static void store(float* p, Avx2 a) { _mm256_storeu_ps(p, a.v); }
-  static void store_but_first(float* p, Avx2 a) {
-    _mm256_maskstore_ps(p, _mm256_setr_epi32(0, -1, -1, -1, -1, -1, -1, -1), a.v);
-  }
   static Avx2 set1(float x) { return {_mm256_set1_ps(x)}; }
   static Avx2 mul(Avx2 a, Avx2 b) { return {_mm256_mul_ps(a.v, b.v)}; }
   static Avx2 fma(Avx2 a, Avx2 b, Avx2 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }

@@ -16,7 +16,6 @@ struct Avx512 {
 
   static Avx512 load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static void store(float* p, Avx512 a) { _mm512_storeu_ps(p, a.v); }
-  static void store_but_first(float* p, Avx512 a) { _mm512_mask_storeu_ps(p, 0xfffe, a.v); }
   static Avx512 set1(float x) { return {_mm512_set1_ps(x)}; }
   static Avx512 mul(Avx512 a, Avx512 b) { return {_mm512_mul_ps(a.v, b.v)}; }
   static Avx512 fma(Avx512 a, Avx512 b, Avx512 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }

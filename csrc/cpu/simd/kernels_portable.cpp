@@ -23,9 +23,6 @@ struct Portable {
     return out;
   }
   static void store(float* p, Portable a) { memcpy(p, &a.v, sizeof(a.v)); }
-  static void store_but_first(float* p, Portable a) {
-    for (int i = 1; i < kLanes; ++i) p[i] = a.v[i];
-  }
   static Portable set1(float x) { return {Vector{x, x, x, x}}; }
   static Portable mul(Portable a, Portable b) { return {a.v * b.v}; }
   static Portable fma(Portable a, Portable b, Portable c) { return {a.v * b.v + c.v}; }

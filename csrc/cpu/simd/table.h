@@ -29,6 +29,10 @@ struct StageRow {
   const float* gamma;   // [Cout / block][Cout][block]: entry (b, j, i) is gamma[b * block + i, j]
   float* out;           // [Cout][out_stride]
   int64_t out_stride;
+  // Where each column's taps 4 to 6 are the next column's taps 0 to 2, they need not be stored: input rows are then
+  // [Cin][4][tap_stride], tap_stride at least columns + 1. Otherwise tap_stride is columns.
+  bool shared_taps = false;
+  int64_t tap_stride = columns;
 };
 
 struct SimdTable {
@@ -41,9 +45,9 @@ struct SimdTable {
   // taps[t][i] = from[index[t][i]] for each tap, i < columns (padded); index is [kTaps][columns].
   void (*gather_taps)(const float* from, const int32_t* index, int64_t columns, float* taps);
 
-  // taps[c][t][i] = pixel (4 i + t), channel c, for i < count: `pixels` is [4 (count - 1) + kTaps][3], and channels lie
-  // channel_stride floats apart, taps tap_stride.
-  void (*pixels_to_taps)(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride, int64_t channel_stride);
+  // Pixels [4 (count - 1) + kTaps][3] to rows with shared taps: taps[c][t][i] = pixel 4 i + t, channel c, t < 4, for
+  // i < count, and for i = count the three pixels there are. tap_stride floats from one tap to the next.
+  void (*pixels_to_taps)(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride);
 
   // c[m][n] = bias[n] + sum_k a[m][k] b[k][n], k in ascending order for every m and n. N is a multiple of kMatmulPad.
   void (*matmul)(int64_t M, int64_t N, int64_t K, const float* a, const float* b, const float* bias, float* c);
