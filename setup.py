@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "_build"))
 
 from find_torch import find_torch  # noqa: E402
 
-LIBRARIES = ("_core*.so", "libmeon_torch.so", "libmeon_torch_cuda.so")
+LIBRARIES = ("_core*.so", "libmeon_torch.so", "libmeon_torch_cuda.so", "libmeon_torch_cuda.archs")
 
 
 def kept_headers(name: str, version: str, include: Path, parts: tuple[str, ...]) -> Path:

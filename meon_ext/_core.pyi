@@ -9,7 +9,8 @@ def build_info() -> dict[str, object]:
 def crop_grid(height: int, width: int, size: int = 256, stride: int = 128) -> NDArray[np.int64]:
     """Boxes (K, 4) as rows (x0, y0, x1, y1), row-major; the last row and column are flush with the border.
 
-    Raises ValueError when a side is shorter than ``size`` or ``size`` or ``stride`` is not positive.
+    Raises ValueError when a side is shorter than ``size`` or over 2^31 - 1, when ``size`` or ``stride`` is not
+    positive, and when there would be more than 2^32 boxes.
     """
 
 class Network:

@@ -298,9 +298,7 @@ def crop_conv_gdn_pool(
             f"image_u8 is on {image_u8.device} but weight is on {weight.device}; move one with .to(device)"
         )
     if image_u8.device.type in _NATIVE_DEVICES and boxes.device != image_u8.device:
-        raise ValueError(
-            f"boxes is on {boxes.device} but image_u8 is on {image_u8.device}; move one with .to(device)"
-        )
+        raise ValueError(f"boxes is on {boxes.device} but image_u8 is on {image_u8.device}; move one with .to(device)")
     _check_conv(image_u8.shape[2], weight, bias, beta, gamma)
     strides, paddings = _pair("stride", stride, 1), _pair("padding", padding, 0)
     pool = _integer("pool", pool, 1)

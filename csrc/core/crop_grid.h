@@ -18,7 +18,7 @@ constexpr int64_t crop_position(int64_t index, int64_t length, int64_t size, int
 }
 
 // [K, 4] rows (x0, y0, x1, y1), x1 and y1 exclusive, row-major. Throws std::invalid_argument, naming the
-// argument, unless 0 < size <= both sides and stride > 0.
+// argument, unless 0 < size <= both sides < 2^31 and stride > 0, and where there would be more than 2^32 crops.
 std::vector<int64_t> crop_grid(int64_t height, int64_t width, int64_t size, int64_t stride);
 
 }  // namespace meon

@@ -43,7 +43,9 @@ py::array_t<T> require(const py::object& object, const char* name, const char* d
     throw py::type_error(std::string(name) + " has dtype " + py::str(array.dtype()).cast<std::string>() +
                          "; it must be " + dtype);
   }
-  auto contiguous = py::array_t<T, py::array::c_style>::ensure(array);
+  // Copied where it is not contiguous, or (a slice of a file in memory may lie anywhere) not aligned.
+  constexpr int kFlags = int{py::array::c_style} | int{py::detail::npy_api::NPY_ARRAY_ALIGNED_};
+  auto contiguous = py::array_t<T, kFlags>::ensure(array);
   if (!contiguous) throw py::error_already_set();
   return contiguous;
 }

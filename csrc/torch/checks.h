@@ -11,7 +11,6 @@
 #include <array>
 #include <cstdint>
 #include <initializer_list>
-#include <limits>
 #include <string>
 #include <vector>
 
@@ -93,11 +92,15 @@ inline Tensor new_empty(const Tensor& like, std::initializer_list<int64_t> sizes
   return torch::stable::new_empty(like, torch::headeronly::IntHeaderOnlyArrayRef(sizes.begin(), sizes.size()));
 }
 
+// No side, stride or padding reaches this, so that no sum or product of two of them overflows.
+inline constexpr int64_t kSideLimit = int64_t{1} << 31;
+
 inline int64_t checked_side(const char* axis, int64_t in, int64_t pad, int64_t kernel, int64_t stride) {
-  constexpr int64_t kLimit = int64_t{1} << 31;
+  STD_TORCH_CHECK(in < kSideLimit, "the input must be below 2^31 pixels along its ", axis, ", got ", in);
   STD_TORCH_CHECK(kernel > 0, "weight has an empty kernel along its ", axis);
-  STD_TORCH_CHECK(stride > 0 && stride < kLimit, "stride must be positive, got ", stride, " along the ", axis);
-  STD_TORCH_CHECK(pad >= 0 && pad < kLimit, "padding must not be negative, got ", pad, " along the ", axis);
+  STD_TORCH_CHECK(stride > 0 && stride < kSideLimit, "stride must be from 1 to 2^31 - 1, got ", stride, " along the ",
+                  axis);
+  STD_TORCH_CHECK(pad >= 0 && pad < kSideLimit, "padding must be from 0 to 2^31 - 1, got ", pad, " along the ", axis);
   const int64_t room = in + 2 * pad - kernel;
   STD_TORCH_CHECK(room >= 0, "the padded input is ", in + 2 * pad, " pixels along its ", axis,
                   ", less than the kernel's ", kernel, "; use a larger input or more padding");

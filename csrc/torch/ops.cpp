@@ -201,9 +201,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(const Ten
 }
 
 CropExtraction check_extraction(int64_t height, int64_t width, int64_t channels, int64_t size, int64_t stride) {
-  constexpr int64_t kLimit = int64_t{1} << 31;
   STD_TORCH_CHECK(size > 0, "size must be positive, got ", size);
-  STD_TORCH_CHECK(stride > 0 && stride < kLimit, "stride must be positive and below 2^31, got ", stride);
+  STD_TORCH_CHECK(stride > 0 && stride < kSideLimit, "stride must be from 1 to 2^31 - 1, got ", stride);
+  STD_TORCH_CHECK(height < kSideLimit && width < kSideLimit, "an image of ", width, " x ", height,
+                  " pixels is too large; a side must be below 2^31");
   STD_TORCH_CHECK(height >= size && width >= size, "an image of ", width, " x ", height,
                   " pixels is smaller than one crop of ", size, " x ", size);
   return {height, width, channels, size, stride};

@@ -1,0 +1,529 @@
+// GDN kernels. docs/cuda.md has the picture; csrc/core/params.h has the formula and the layout of x.
+//
+// A block works on tiles of kRows channels x kPixels positions held in shared memory, in the accumulation type. With at
+// most kRows channels one tile holds them all, and one kernel does the whole backward pass (gdn_backward_kernel). With
+// more, the tiles of the other channels are streamed through the same memory, and the backward pass takes one kernel
+// for each of its three products.
+//
+// Sums are taken in an order that depends on the shape alone, so results are the same bits on every run.
+//
+// Also compiled by g++ (tests/cuda_on_host): no torch, no inline PTX.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cmath>
+#include <cstdint>
+#include <type_traits>
+
+#include "core/params.h"
+#include "cuda/launch.h"
+
+namespace meon::cuda {
+
+// ---- element types ----
+
+__device__ __forceinline__ float widen(float v) { return v; }
+__device__ __forceinline__ double widen(double v) { return v; }
+__device__ __forceinline__ float widen(__half v) { return __half2float(v); }
+__device__ __forceinline__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
+
+template <class T>
+struct Element {
+  using Acc = float;
+};
+template <>
+struct Element<double> {
+  using Acc = double;
+};
+template <class T>
+using AccOf = typename Element<T>::Acc;
+
+template <class T>
+__device__ __forceinline__ T narrow(AccOf<T> v) {
+  if constexpr (std::is_same_v<T, __half>) {
+    return __float2half_rn(v);
+  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    return __float2bfloat16_rn(v);
+  } else {
+    return v;
+  }
+}
+
+// ---- tiles ----
+
+constexpr int kGdnThreads = 256;  // of every block
+
+// Every compile-time choice of these kernels. kRows is 8, 16, 32 or 64, the least that holds all channels; 64 where
+// none does. A thread owns kThreadRows x kThreadPixels elements of each tile: of rows next to each other, and of pixels
+// kPixelLanes apart, so that neighbouring threads read neighbouring pixels.
+template <class Acc_, int kRows_>
+struct GdnTile {
+  using Acc = Acc_;
+  static constexpr int kThreads = kGdnThreads;
+  static constexpr int kRows = kRows_;
+  static constexpr int kElements = sizeof(Acc) == 4 ? 4096 : 2048;  // two tiles of either type fit in 48 KiB
+  static constexpr int kPixels = kElements / kRows;
+  static constexpr int kStride = kPixels + 1;  // odd: a column of a tile lies in as many banks as it has rows
+  static constexpr int kThreadRows = 4;
+  static constexpr int kThreadPixels = kElements / kThreads / kThreadRows;
+  static constexpr int kPixelLanes = kPixels / kThreadPixels;
+  static constexpr int kDepth = kRows < 16 ? kRows : 16;  // columns of gamma in shared memory at a time
+  static constexpr int kGammaStride = kRows + 4;          // keeps 16-byte loads aligned, spreads the banks
+
+  // The product over pixels: kRows x kRows sums, a 4 x 4 patch for each thread of a group; every group has a share of
+  // the pixels.
+  static constexpr int kPatch = 4;
+  static constexpr int kPatches = kRows / kPatch;  // along each side
+  static constexpr int kGroupThreads = kPatches * kPatches;
+  static constexpr int kGroups = kThreads / kGroupThreads;
+
+  // Blocks of gdn_backward_kernel to keep room for on a multiprocessor, as a bound on its registers (128 for two).
+  // __launch_bounds__ always names a number: left to itself, ptxas spills a few registers to reach a rounder one.
+  static constexpr int kBackwardBlocks = sizeof(Acc) == 4 ? 2 : 1;
+
+  static_assert(kRows % kThreadRows == 0 && kPixels % kThreadPixels == 0);
+  static_assert(kPixelLanes * (kRows / kThreadRows) == kThreads, "each element of a tile belongs to one thread");
+  static_assert(kRows % kDepth == 0 && kRows % kPatch == 0 && kThreads % kGroupThreads == 0);
+  static_assert(kGroups * kRows * kRows <= 2 * kRows * kStride, "the groups' sums fit where the two tiles were");
+};
+
+// Shared memory. kTiles is 1 for the kernels that hold one tile at a time.
+template <class Tile, int kTiles>
+struct GdnStorage {
+  alignas(16) typename Tile::Acc tiles[kTiles][Tile::kRows * Tile::kStride];
+  alignas(16) typename Tile::Acc gamma[Tile::kDepth * Tile::kGammaStride];
+  int64_t origin[Tile::kPixels];  // offset of channel 0 of each pixel of the tile; -1 past the last pixel
+};
+
+// The part of a tile that the calling thread owns.
+template <class Tile>
+struct Owned {
+  int row, pixel;
+  __device__ __forceinline__ Owned()
+      : row(threadIdx.x / Tile::kPixelLanes * Tile::kThreadRows), pixel(threadIdx.x % Tile::kPixelLanes) {}
+  __device__ __forceinline__ int at(int r, int k) const {
+    return (row + r) * Tile::kStride + pixel + k * Tile::kPixelLanes;
+  }
+};
+
+// One value for each owned element.
+template <class Tile>
+struct Fragment {
+  typename Tile::Acc v[Tile::kThreadRows][Tile::kThreadPixels];
+};
+
+template <class Tile>
+__device__ __forceinline__ void locate_pixels(const GdnShape& s, int64_t tile, int64_t* origin) {
+  const int64_t first = tile * Tile::kPixels;
+  for (int p = threadIdx.x; p < Tile::kPixels; p += Tile::kThreads) {
+    const int64_t at = first + p;
+    const bool inside = at < s.batch * s.spatial;
+    origin[p] = inside ? at / s.spatial * s.channels * s.spatial + at % s.spatial * s.stride_s : -1;
+  }
+}
+
+// Calls f(row, pixel) for every element of a tile, neighbouring threads at neighbouring addresses of the tensor.
+template <class Tile, class F>
+__device__ __forceinline__ void for_each_element(const GdnShape& s, F&& f) {
+  constexpr int kEach = Tile::kElements / Tile::kThreads;
+  if (s.stride_c == 1) {
+#pragma unroll 4
+    for (int m = 0; m < kEach; ++m) {
+      const int e = threadIdx.x + m * Tile::kThreads;
+      f(e % Tile::kRows, e / Tile::kRows);
+    }
+  } else {
+#pragma unroll 4
+    for (int m = 0; m < kEach; ++m) {
+      const int e = threadIdx.x + m * Tile::kThreads;
+      f(e / Tile::kPixels, e % Tile::kPixels);
+    }
+  }
+}
+
+// tile[r][p] = value(offset of channel row0 + r of pixel p); zero where there is no such channel or pixel, so that
+// nothing downstream has to ask again.
+template <class Tile, class F>
+__device__ __forceinline__ void load_tile(const GdnShape& s, const int64_t* origin, int64_t row0,
+                                          typename Tile::Acc* tile, F&& value) {
+  for_each_element<Tile>(s, [&](int r, int p) {
+    const bool inside = origin[p] >= 0 && row0 + r < s.channels;
+    tile[r * Tile::kStride + p] = inside ? value(origin[p] + (row0 + r) * s.stride_c) : typename Tile::Acc(0);
+  });
+}
+
+template <class Tile, class T>
+__device__ __forceinline__ void store_tile(const GdnShape& s, const int64_t* origin, int64_t row0,
+                                           const typename Tile::Acc* tile, T* to) {
+  for_each_element<Tile>(s, [&](int r, int p) {
+    const bool inside = origin[p] >= 0 && row0 + r < s.channels;
+    if (inside) to[origin[p] + (row0 + r) * s.stride_c] = narrow<T>(tile[r * Tile::kStride + p]);
+  });
+}
+
+// ---- the products over channels ----
+
+// sum[i, p] += sum_j gamma[i, j] value(tile[j, p]), or gamma[j, i] where kTransposed, for the owned (i, p) of the rows
+// from row0 and all j of the rows from depth0, those of the tile. Begins with a barrier: the tile may have been written
+// right before.
+template <class Tile, bool kTransposed, class T, class F>
+__device__ __forceinline__ void multiply(const T* gamma, int64_t channels, int64_t row0, int64_t depth0,
+                                         const typename Tile::Acc* tile, typename Tile::Acc* staged,
+                                         Fragment<Tile>& sum, F&& value) {
+  using Acc = typename Tile::Acc;
+  const Owned<Tile> own;
+  for (int first = 0; first < Tile::kRows && depth0 + first < channels; first += Tile::kDepth) {
+    __syncthreads();  // the tile is complete, and nobody still reads what was staged before
+    for (int e = threadIdx.x; e < Tile::kRows * Tile::kDepth; e += Tile::kThreads) {
+      // Neighbouring threads along gamma's rows in memory, whichever way round it is used.
+      const int r = kTransposed ? e % Tile::kRows : e / Tile::kDepth;
+      const int d = kTransposed ? e / Tile::kRows : e % Tile::kDepth;
+      const int64_t i = row0 + r, j = depth0 + first + d;
+      const bool inside = i < channels && j < channels;
+      staged[d * Tile::kGammaStride + r] =
+          inside ? widen(kTransposed ? gamma[j * channels + i] : gamma[i * channels + j]) : Acc(0);
+    }
+    __syncthreads();  // gamma is staged
+#pragma unroll 2
+    for (int d = 0; d < Tile::kDepth; ++d) {
+      Acc weight[Tile::kThreadRows];
+      for (int r = 0; r < Tile::kThreadRows; ++r) weight[r] = staged[d * Tile::kGammaStride + own.row + r];
+      for (int k = 0; k < Tile::kThreadPixels; ++k) {
+        const Acc v = value(tile[(first + d) * Tile::kStride + own.pixel + k * Tile::kPixelLanes]);
+        for (int r = 0; r < Tile::kThreadRows; ++r) sum.v[r][k] += weight[r] * v;
+      }
+    }
+  }
+}
+
+template <class Acc>
+__device__ __forceinline__ Acc square(Acc v) {
+  return v * v;
+}
+
+// n[i, p] = beta_i + sum_j gamma[i, j] x[j, p]^2 for the owned (i, p) of the rows from row0. Rows past the last channel
+// get 1, whose root is harmless. On return the tile holds the last rows of x that were read; with at most kRows
+// channels these are all of them. Some threads may still be reading it.
+template <class Tile, class T>
+__device__ __forceinline__ void norms(const GdnShape& s, const int64_t* origin, int64_t row0, const T* x, const T* beta,
+                                      const T* gamma, typename Tile::Acc* tile, typename Tile::Acc* staged,
+                                      Fragment<Tile>& n) {
+  using Acc = typename Tile::Acc;
+  const Owned<Tile> own;
+  for (int r = 0; r < Tile::kThreadRows; ++r) {
+    const int64_t i = row0 + own.row + r;
+    const Acc b = i < s.channels ? widen(beta[i]) : Acc(1);
+    for (int k = 0; k < Tile::kThreadPixels; ++k) n.v[r][k] = b;
+  }
+  for (int64_t depth0 = 0; depth0 < s.channels; depth0 += Tile::kRows) {
+    __syncthreads();  // origin is known (first time); nobody still reads the tile (later)
+    load_tile<Tile>(s, origin, depth0, tile, [&](int64_t at) { return widen(x[at]); });
+    multiply<Tile, false>(gamma, s.channels, row0, depth0, tile, staged, n, [](Acc v) { return square(v); });
+  }
+}
+
+// dL/dn = -1/2 g x n^-3/2, from inverse = n^-1/2, one factor at a time: x * inverse is bounded however large x is,
+// while inverse^3 may leave the range that the whole product stays in.
+template <class Acc>
+__device__ __forceinline__ Acc norm_gradient(Acc g, Acc x, Acc inverse) {
+  return Acc(-0.5) * g * (x * inverse) * inverse * inverse;
+}
+
+// ---- forward ----
+
+// grid: (tiles of pixels, tiles of rows)
+template <class T, int kRows>
+__global__ void __launch_bounds__(kGdnThreads, 1) gdn_forward_kernel(GdnForward<T> p) {
+  using Tile = GdnTile<AccOf<T>, kRows>;
+  auto& s = block_shared<GdnStorage<Tile, 1>>();
+  auto* tile = s.tiles[0];
+  const Owned<Tile> own;
+  const int64_t row0 = int64_t{blockIdx.y} * kRows;
+
+  locate_pixels<Tile>(p.shape, blockIdx.x, s.origin);
+  Fragment<Tile> n;
+  norms<Tile>(p.shape, s.origin, row0, p.x, p.beta, p.gamma, tile, s.gamma, n);
+  __syncthreads();  // nobody still reads the tile
+  if (p.shape.channels > kRows) {
+    load_tile<Tile>(p.shape, s.origin, row0, tile, [&](int64_t at) { return widen(p.x[at]); });
+    __syncthreads();  // the numerators are there
+  }
+  for (int r = 0; r < Tile::kThreadRows; ++r) {
+    for (int k = 0; k < Tile::kThreadPixels; ++k) tile[own.at(r, k)] /= std::sqrt(n.v[r][k]);
+  }
+  __syncthreads();  // the outputs are there
+  store_tile<Tile>(p.shape, s.origin, row0, tile, p.y);
+}
+
+// ---- the product over pixels: gradients of beta and gamma ----
+
+// A thread's share of sum_p t[i, p] x[j, p]^2 (gamma) and sum_p t[i, p] (beta).
+template <class Tile>
+struct ParameterSums {
+  typename Tile::Acc gamma[Tile::kPatch][Tile::kPatch];
+  typename Tile::Acc beta[Tile::kPatch];
+
+  __device__ __forceinline__ void clear() {
+    for (int a = 0; a < Tile::kPatch; ++a) {
+      beta[a] = 0;
+      for (int b = 0; b < Tile::kPatch; ++b) gamma[a][b] = 0;
+    }
+  }
+  __device__ __forceinline__ void add(const ParameterSums& other) {
+    for (int a = 0; a < Tile::kPatch; ++a) {
+      beta[a] += other.beta[a];
+      for (int b = 0; b < Tile::kPatch; ++b) gamma[a][b] += other.gamma[a][b];
+    }
+  }
+};
+
+// Which sums, of which pixels. The rows of a patch are kPatches apart, so that neighbouring threads read other banks.
+template <class Tile>
+struct Patch {
+  int group, i, j;
+  __device__ __forceinline__ Patch()
+      : group(threadIdx.x / Tile::kGroupThreads),
+        i(threadIdx.x % Tile::kGroupThreads / Tile::kPatches),
+        j(threadIdx.x % Tile::kPatches) {}
+};
+
+// total += the sums over this tile's pixels. These are added up apart first: the rounding error then grows with the
+// number of pixels of a tile plus the number of tiles, not with their product.
+template <class Tile>
+__device__ __forceinline__ void add_parameter_sums(const typename Tile::Acc* t_tile, const typename Tile::Acc* x_tile,
+                                                   ParameterSums<Tile>& total) {
+  using Acc = typename Tile::Acc;
+  const Patch<Tile> patch;
+  ParameterSums<Tile> sums;
+  sums.clear();
+#pragma unroll 2
+  for (int p = patch.group; p < Tile::kPixels; p += Tile::kGroups) {
+    Acc t[Tile::kPatch], squares[Tile::kPatch];
+    for (int a = 0; a < Tile::kPatch; ++a) {
+      t[a] = t_tile[(patch.i + a * Tile::kPatches) * Tile::kStride + p];
+      squares[a] = square(x_tile[(patch.j + a * Tile::kPatches) * Tile::kStride + p]);
+    }
+    for (int a = 0; a < Tile::kPatch; ++a) {
+      sums.beta[a] += t[a];
+      for (int b = 0; b < Tile::kPatch; ++b) sums.gamma[a][b] += t[a] * squares[b];
+    }
+  }
+  total.add(sums);
+}
+
+// Adds up the groups of a block, in order, and writes the block's partial sums of rows from row0 and columns from col0:
+// partial is [C, C] for gamma followed by [C] for beta. `scratch` is the memory of the two tiles, which nobody needs
+// any more after the first barrier.
+template <class Tile>
+__device__ __forceinline__ void store_parameter_sums(const ParameterSums<Tile>& sums, int64_t channels, int64_t row0,
+                                                     int64_t col0, typename Tile::Acc* scratch,
+                                                     typename Tile::Acc* partial) {
+  using Acc = typename Tile::Acc;
+  constexpr int kSums = Tile::kRows * Tile::kRows;
+  const Patch<Tile> patch;
+  __syncthreads();  // nobody still reads the tiles
+  for (int a = 0; a < Tile::kPatch; ++a) {
+    for (int b = 0; b < Tile::kPatch; ++b) {
+      const int i = patch.i + a * Tile::kPatches, j = patch.j + b * Tile::kPatches;
+      scratch[patch.group * kSums + i * Tile::kRows + j] = sums.gamma[a][b];
+    }
+  }
+  __syncthreads();  // every group's sums for gamma are there
+  for (int e = threadIdx.x; e < kSums; e += Tile::kThreads) {
+    const int64_t i = row0 + e / Tile::kRows, j = col0 + e % Tile::kRows;
+    Acc sum = 0;
+    for (int g = 0; g < Tile::kGroups; ++g) sum += scratch[g * kSums + e];
+    if (i < channels && j < channels) partial[i * channels + j] = sum;
+  }
+  if (col0 != 0) return;  // the sums for beta are the same in every column of tiles; the first writes them
+  __syncthreads();        // nobody still reads the sums for gamma
+  if (patch.j == 0) {
+    for (int a = 0; a < Tile::kPatch; ++a) {
+      scratch[patch.group * Tile::kRows + patch.i + a * Tile::kPatches] = sums.beta[a];
+    }
+  }
+  __syncthreads();  // every group's sums for beta are there
+  if (threadIdx.x < Tile::kRows && row0 + threadIdx.x < channels) {
+    Acc sum = 0;
+    for (int g = 0; g < Tile::kGroups; ++g) sum += scratch[g * Tile::kRows + threadIdx.x];
+    partial[channels * channels + row0 + threadIdx.x] = sum;
+  }
+}
+
+__host__ __device__ inline int64_t gdn_partial_size(int64_t channels) { return channels * channels + channels; }
+
+// ---- backward, all channels in one tile ----
+
+// grid: (splits); split b works on tiles b, b + splits, ...   partials: [splits, C * C + C]
+template <class T, int kRows>
+__global__ void __launch_bounds__(kGdnThreads, GdnTile<AccOf<T>, kRows>::kBackwardBlocks)
+    gdn_backward_kernel(GdnBackward<T> p, int64_t tiles, AccOf<T>* partials) {
+  using Acc = AccOf<T>;
+  using Tile = GdnTile<Acc, kRows>;
+  auto& s = block_shared<GdnStorage<Tile, 2>>();
+  Acc* x_tile = s.tiles[0];
+  Acc* t_tile = s.tiles[1];
+  const Owned<Tile> own;
+  ParameterSums<Tile> sums;
+  sums.clear();
+
+  for (int64_t index = blockIdx.x; index < tiles; index += gridDim.x) {
+    __syncthreads();  // the tile before has been stored
+    locate_pixels<Tile>(p.shape, index, s.origin);
+    Fragment<Tile> n;
+    norms<Tile>(p.shape, s.origin, 0, p.x, p.beta, p.gamma, x_tile, s.gamma, n);
+    load_tile<Tile>(p.shape, s.origin, 0, t_tile, [&](int64_t at) { return widen(p.grad_y[at]); });
+    __syncthreads();  // the gradients are there
+
+    Fragment<Tile> direct, indirect;  // g n^-1/2; sum_i t_i gamma[i, j]
+    for (int r = 0; r < Tile::kThreadRows; ++r) {
+      for (int k = 0; k < Tile::kThreadPixels; ++k) {
+        const int at = own.at(r, k);
+        const Acc inverse = Acc(1) / std::sqrt(n.v[r][k]);
+        const Acc g = t_tile[at];
+        direct.v[r][k] = g * inverse;
+        indirect.v[r][k] = 0;
+        t_tile[at] = norm_gradient(g, x_tile[at], inverse);
+      }
+    }
+    multiply<Tile, true>(p.gamma, p.shape.channels, 0, 0, t_tile, s.gamma, indirect, [](Acc v) { return v; });
+    add_parameter_sums<Tile>(t_tile, x_tile, sums);
+    __syncthreads();  // nobody still reads x
+    for (int r = 0; r < Tile::kThreadRows; ++r) {
+      for (int k = 0; k < Tile::kThreadPixels; ++k) {
+        Acc& x = x_tile[own.at(r, k)];
+        x = direct.v[r][k] + 2 * x * indirect.v[r][k];
+      }
+    }
+    __syncthreads();  // the gradients of x are there
+    store_tile<Tile>(p.shape, s.origin, 0, x_tile, p.grad_x);
+  }
+  store_parameter_sums<Tile>(sums, p.shape.channels, 0, 0, &s.tiles[0][0],
+                             partials + blockIdx.x * gdn_partial_size(p.shape.channels));
+}
+
+// ---- backward, more channels than a tile holds ----
+
+// First: inverse[n, c, s] = n^-1/2, laid out as x.   grid: (tiles of pixels, tiles of rows)
+template <class T, int kRows>
+__global__ void __launch_bounds__(kGdnThreads, 1) gdn_inverse_norm_kernel(GdnBackward<T> p, AccOf<T>* inverse) {
+  using Acc = AccOf<T>;
+  using Tile = GdnTile<Acc, kRows>;
+  auto& s = block_shared<GdnStorage<Tile, 1>>();
+  Acc* tile = s.tiles[0];
+  const Owned<Tile> own;
+  const int64_t row0 = int64_t{blockIdx.y} * kRows;
+
+  locate_pixels<Tile>(p.shape, blockIdx.x, s.origin);
+  Fragment<Tile> n;
+  norms<Tile>(p.shape, s.origin, row0, p.x, p.beta, p.gamma, tile, s.gamma, n);
+  __syncthreads();  // nobody still reads the tile
+  for (int r = 0; r < Tile::kThreadRows; ++r) {
+    for (int k = 0; k < Tile::kThreadPixels; ++k) tile[own.at(r, k)] = Acc(1) / std::sqrt(n.v[r][k]);
+  }
+  __syncthreads();  // the results are there
+  store_tile<Tile>(p.shape, s.origin, row0, tile, inverse);
+}
+
+// Second: the gradient of x.   grid: (tiles of pixels, tiles of rows)
+template <class T, int kRows>
+__global__ void __launch_bounds__(kGdnThreads, 1) gdn_input_gradient_kernel(GdnBackward<T> p, const AccOf<T>* inverse) {
+  using Acc = AccOf<T>;
+  using Tile = GdnTile<Acc, kRows>;
+  auto& s = block_shared<GdnStorage<Tile, 1>>();
+  Acc* tile = s.tiles[0];
+  const Owned<Tile> own;
+  const int64_t row0 = int64_t{blockIdx.y} * kRows;
+
+  locate_pixels<Tile>(p.shape, blockIdx.x, s.origin);
+  Fragment<Tile> indirect;  // sum_i t_i gamma[i, j]
+  for (int r = 0; r < Tile::kThreadRows; ++r) {
+    for (int k = 0; k < Tile::kThreadPixels; ++k) indirect.v[r][k] = 0;
+  }
+  for (int64_t depth0 = 0; depth0 < p.shape.channels; depth0 += kRows) {
+    __syncthreads();  // origin is known (first time); nobody still reads the tile (later)
+    load_tile<Tile>(p.shape, s.origin, depth0, tile,
+                    [&](int64_t at) { return norm_gradient(widen(p.grad_y[at]), widen(p.x[at]), inverse[at]); });
+    multiply<Tile, true>(p.gamma, p.shape.channels, row0, depth0, tile, s.gamma, indirect, [](Acc v) { return v; });
+  }
+  __syncthreads();  // nobody still reads the tile
+  for (int r = 0; r < Tile::kThreadRows; ++r) {
+    for (int k = 0; k < Tile::kThreadPixels; ++k) tile[own.at(r, k)] = indirect.v[r][k];
+  }
+  __syncthreads();  // the sums are there
+  // Each element is now the business of the thread that stores it, and of no other.
+  for_each_element<Tile>(p.shape, [&](int r, int pixel) {
+    if (s.origin[pixel] < 0 || row0 + r >= p.shape.channels) return;
+    const int64_t at = s.origin[pixel] + (row0 + r) * p.shape.stride_c;
+    const Acc direct = widen(p.grad_y[at]) * inverse[at];
+    p.grad_x[at] = narrow<T>(direct + 2 * widen(p.x[at]) * tile[r * Tile::kStride + pixel]);
+  });
+}
+
+// Third: the gradients of beta and gamma.   grid: (splits, tiles of rows, tiles of columns)
+template <class T, int kRows>
+__global__ void __launch_bounds__(kGdnThreads, 1)
+    gdn_parameter_gradient_kernel(GdnBackward<T> p, int64_t tiles, const AccOf<T>* inverse, AccOf<T>* partials) {
+  using Acc = AccOf<T>;
+  using Tile = GdnTile<Acc, kRows>;
+  auto& s = block_shared<GdnStorage<Tile, 2>>();
+  Acc* x_tile = s.tiles[0];
+  Acc* t_tile = s.tiles[1];
+  const int64_t row0 = int64_t{blockIdx.y} * kRows, col0 = int64_t{blockIdx.z} * kRows;
+  ParameterSums<Tile> sums;
+  sums.clear();
+
+  for (int64_t index = blockIdx.x; index < tiles; index += gridDim.x) {
+    locate_pixels<Tile>(p.shape, index, s.origin);
+    __syncthreads();  // origin is known, and nobody still reads the tiles before
+    load_tile<Tile>(p.shape, s.origin, row0, t_tile,
+                    [&](int64_t at) { return norm_gradient(widen(p.grad_y[at]), widen(p.x[at]), inverse[at]); });
+    load_tile<Tile>(p.shape, s.origin, col0, x_tile, [&](int64_t at) { return widen(p.x[at]); });
+    __syncthreads();  // both tiles are there
+    add_parameter_sums<Tile>(t_tile, x_tile, sums);
+  }
+  store_parameter_sums<Tile>(sums, p.shape.channels, row0, col0, &s.tiles[0][0],
+                             partials + blockIdx.x * gdn_partial_size(p.shape.channels));
+}
+
+// ---- the second stage of the reduction ----
+
+struct ReduceTile {
+  static constexpr int kColumns = 32;                    // parameters
+  static constexpr int kLanes = kGdnThreads / kColumns;  // threads for each: one adds splits lane, lane + kLanes, ...
+};
+
+template <class Acc>
+struct ReduceStorage {
+  Acc sums[ReduceTile::kLanes][ReduceTile::kColumns];
+};
+
+// partials: [splits, C * C + C]; zeros are written where there was no split.   grid: (parameters / kColumns)
+template <class T>
+__global__ void __launch_bounds__(kGdnThreads, 1)
+    gdn_reduce_kernel(GdnBackward<T> p, int64_t splits, const AccOf<T>* partials) {
+  using Acc = AccOf<T>;
+  auto& s = block_shared<ReduceStorage<Acc>>();
+  const int column = threadIdx.x % ReduceTile::kColumns, lane = threadIdx.x / ReduceTile::kColumns;
+  const int64_t size = gdn_partial_size(p.shape.channels);
+  const int64_t at = int64_t{blockIdx.x} * ReduceTile::kColumns + column;
+  Acc sum = 0;
+  if (at < size) {
+    for (int64_t split = lane; split < splits; split += ReduceTile::kLanes) sum += partials[split * size + at];
+  }
+  s.sums[lane][column] = sum;
+  __syncthreads();  // every lane's sum is there
+  if (lane != 0 || at >= size) return;
+  for (int other = 1; other < ReduceTile::kLanes; ++other) sum += s.sums[other][column];
+  const int64_t in_gamma = size - p.shape.channels;
+  if (at < in_gamma) {
+    p.grad_gamma[at] = narrow<T>(sum);
+  } else {
+    p.grad_beta[at - in_gamma] = narrow<T>(sum);
+  }
+}
+
+}  // namespace meon::cuda
