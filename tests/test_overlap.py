@@ -128,8 +128,8 @@ def test_error_against_float64_is_that_of_plain_float32(isa: str, rng: np.random
     for name, ours, want, torchs in zip(("raw", "p"), (raw, probabilities), exact, single, strict=True):
         scale = np.abs(want).max()
         error, torch_error = (float(np.sqrt(np.mean((a - want) ** 2))) for a in (ours, torchs))
-        # Both are sums of the same products in different orders, so their errors are of one size. Where an output hardly
-        # depends on the sums (p close to 1), the rounding of the result remains.
+        # Both are sums of the same products in different orders, so their errors are of one size. Where an output
+        # hardly depends on the sums (p close to 1), the rounding of the result remains.
         assert error <= 4 * torch_error + 2 * np.finfo(np.float32).eps * scale, (name, error, torch_error)
 
 
