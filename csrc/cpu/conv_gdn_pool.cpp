@@ -1,9 +1,11 @@
 #include <algorithm>
 #include <cmath>
+#include <type_traits>
 #include <vector>
 
 #include "cpu/kernels.h"
 #include "cpu/reduction.h"
+#include "cpu/simd_stage.h"
 #include "cpu/stage.h"
 
 namespace meon::cpu {
@@ -201,23 +203,35 @@ auto crop_sources(const ConvShape& s, const CropInput& crops) {
 
 template <class T>
 void conv_gdn_pool_forward(const ConvGdnPoolForward<T>& p, const Parallel& parallel) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (has_simd_stage(p.shape)) return simd_stage_forward(p, parallel);
+  }
   const PackedStage<T> stage(p.shape, p.weight, p.bias, p.beta, p.gamma);
   forward(p.shape, stage, planar_sources(p.shape, p.x), p.y, parallel);
 }
 
 template <class T>
 void conv_gdn_pool_backward(const ConvGdnPoolBackward<T>& p, const Parallel& parallel) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (has_simd_stage(p.shape)) return simd_stage_backward(p, parallel);
+  }
   backward<T>(p, planar_sources(p.shape, p.x), p.grad_x, parallel);
 }
 
 template <class T>
 void crop_conv_gdn_pool_forward(const CropConvGdnPoolForward<T>& p, const Parallel& parallel) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (has_simd_stage(p.shape)) return simd_stage_forward(p, parallel);
+  }
   const PackedStage<T> stage(p.shape, p.weight, p.bias, p.beta, p.gamma);
   forward(p.shape, stage, crop_sources(p.shape, p.crops), p.y, parallel);
 }
 
 template <class T>
 void crop_conv_gdn_pool_backward(const CropConvGdnPoolBackward<T>& p, const Parallel& parallel) {
+  if constexpr (std::is_same_v<T, float>) {
+    if (has_simd_stage(p.shape)) return simd_stage_backward(p, parallel);
+  }
   backward<T>(p, crop_sources(p.shape, p.crops), static_cast<T*>(nullptr), parallel);
 }
 

@@ -19,6 +19,12 @@ struct Tile {
   int64_t pixels;
 };
 
+// Samples of one position each are the positions of one sample: with them a tile is full.
+GdnShape with_full_tiles(const GdnShape& s) {
+  if (s.spatial != 1) return s;
+  return {.batch = 1, .channels = s.channels, .spatial = s.batch, .stride_c = 1, .stride_s = s.channels};
+}
+
 int64_t tile_count(const GdnShape& s) { return s.batch * ((s.spatial + kTile - 1) / kTile); }
 
 Tile tile_at(const GdnShape& s, int64_t index) {
@@ -52,7 +58,7 @@ void norm_row(int64_t channels, int64_t pixels, T beta, const T* gamma, const T*
 
 template <class T>
 void gdn_forward(const GdnForward<T>& p, const Parallel& parallel) {
-  const GdnShape& s = p.shape;
+  const GdnShape s = with_full_tiles(p.shape);
   if (s.batch * s.channels * s.spatial == 0) return;
   const int64_t tiles = tile_count(s);
   parallel.for_each((tiles + kTilesPerTask - 1) / kTilesPerTask, [&](int64_t task) {
@@ -79,7 +85,7 @@ void gdn_forward(const GdnForward<T>& p, const Parallel& parallel) {
 //   dL/dx_j = g_j r_j + 2 x_j sum_i t_i gamma_ij,  dL/dbeta_i = sum t_i,  dL/dgamma_ij = sum t_i x_j^2.
 template <class T>
 void gdn_backward(const GdnBackward<T>& p, const Parallel& parallel) {
-  const GdnShape& s = p.shape;
+  const GdnShape s = with_full_tiles(p.shape);
   const int64_t C = s.channels;
   const int64_t tiles = s.spatial == 0 ? 0 : tile_count(s);
   const ChunkedSum sums(tiles, C + C * C);

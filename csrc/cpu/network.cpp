@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "cpu/crop_strip.h"
+#include "cpu/pack.h"
 #include "cpu/vector_math.h"
 
 namespace meon::cpu {
@@ -14,28 +15,6 @@ std::span<const float> get(const TensorLookup& lookup, const std::string& name, 
 }
 
 std::vector<float> copied(std::span<const float> v) { return {v.begin(), v.end()}; }
-
-// [rows][columns] -> [columns][rows]
-std::vector<float> transposed(std::span<const float> m, int64_t rows, int64_t columns) {
-  std::vector<float> out(m.size());
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) {
-      out[static_cast<size_t>(c * rows + r)] = m[static_cast<size_t>(r * columns + c)];
-    }
-  }
-  return out;
-}
-
-// [rows][columns] -> [rows / block][columns][block]
-std::vector<float> blocked(std::span<const float> m, int64_t rows, int64_t columns, int64_t block) {
-  std::vector<float> out(m.size());
-  for (int64_t r = 0; r < rows; ++r) {
-    for (int64_t c = 0; c < columns; ++c) {
-      out[static_cast<size_t>((r / block * columns + c) * block + r % block)] = m[static_cast<size_t>(r * columns + c)];
-    }
-  }
-  return out;
-}
 
 // [Cout][Cin][K][K] -> [K][K][Cin][Cout], for a convolution as a matrix product
 std::vector<float> as_matrix(std::span<const float> weight, int64_t out, int64_t in, int64_t kernel) {

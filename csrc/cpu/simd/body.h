@@ -1,12 +1,15 @@
 // The kernels, written once over a vector type V and compiled once per instruction set (kernels_*.cpp).
 //
 // V holds kLanes floats. kBlock output channels of a stage, and kColumnVectors vectors of a matrix product, keep their
-// sums in registers. divide_by_root(x, n) is x / sqrt(n), within 2 units in the last place; max_nan lets NaN win.
+// sums in registers; kGradientBlock channels of a gradient. divide_by_root(x, n) is x / sqrt(n), within 2 units in the
+// last place; max_nan lets NaN win, and beats(a, b) tells where max_nan takes a. masked(x, m) is x where the integer m
+// is -1, 0 where it is 0.
 //
 // No standard library here: its inline functions would be compiled with this file's instruction set, and the linker
 // might then use them everywhere, also on a processor without it.
 #pragma once
 
+#include "cpu/simd/stage_backward.h"
 #include "cpu/simd/table.h"
 
 namespace meon::cpu {
@@ -55,6 +58,14 @@ void stage_row(const StageRow& a) {
             V::store(squares[rx][block * B + b], V::mul(sum[b][rx], sum[b][rx]));
           }
         }
+        if (a.z != nullptr) {
+#pragma GCC unroll 8
+          for (int b = 0; b < B; ++b) {
+            for (int rx = 0; rx < 2; ++rx) {
+              V::store(a.z + ((2 * ry + rx) * CO + block * B + b) * a.columns + column, sum[b][rx]);
+            }
+          }
+        }
       }
       for (int block = 0; block < CO / B; ++block) {
         V norm[B][2];
@@ -90,6 +101,25 @@ void stage_row(const StageRow& a) {
 template <class V>
 void gather_taps(const float* from, const int32_t* index, int64_t columns, float* taps) {
   for (int64_t i = 0; i < kTaps * columns; i += V::kLanes) V::store(taps + i, V::gather(from, index + i));
+}
+
+// Taps 2 to 5 of a column are its own four inputs; taps 0, 1 and 6 are its neighbours', read back from where they were
+// stored, an element to the side. The element beside the first or the last column is another tap's, and is masked out.
+template <class V>
+void line_to_taps(const float* line, int64_t columns, const int32_t* has_previous, const int32_t* has_next,
+                  float* taps) {
+  for (int64_t i = 0; i < columns; i += V::kLanes) {
+    V phase[4];
+    V::deinterleave(line + 4 * i, phase);
+#pragma GCC unroll 4
+    for (int p = 0; p < 4; ++p) V::store(taps + (2 + p) * columns + i, phase[p]);
+  }
+  for (int64_t i = 0; i < columns; i += V::kLanes) {
+    for (int t = 0; t < 2; ++t) {
+      V::store(taps + t * columns + i, V::masked(V::load(taps + (t + 4) * columns + i - 1), has_previous + i));
+    }
+    V::store(taps + 6 * columns + i, V::masked(V::load(taps + 2 * columns + i + 1), has_next + i));
+  }
 }
 
 // Four pixels are 12 bytes: V::words gives the three 32-bit words of kLanes groups of them, whose bytes are then taken
@@ -164,6 +194,13 @@ SimdTable make_table(const char* name) {
           .stage_row_32 = stage_row<V, 32>,
           .gather_taps = gather_taps<V>,
           .pixels_to_taps = pixels_to_taps<V>,
+          .line_to_taps = line_to_taps<V>,
+          .gradient_block = V::kGradientBlock,
+          .gdn_row_backward_8 = gdn_row_backward<V, 8>,
+          .gdn_row_backward_16 = gdn_row_backward<V, 16>,
+          .gdn_row_backward_32 = gdn_row_backward<V, 32>,
+          .parameter_gradient = parameter_gradient<V>,
+          .input_row_gradient = input_row_gradient<V>,
           .matmul = matmul<V>,
           .normalize = normalize<V>};
 }

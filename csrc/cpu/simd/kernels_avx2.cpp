@@ -10,20 +10,32 @@ namespace meon::cpu {
 namespace {
 
 struct Avx2 {
-  // 16 registers: 4 channels x 2 columns of sums, 7 taps, a weight.
-  static constexpr int kLanes = 8, kBlock = 4, kColumnVectors = 2;
+  // 16 registers: 4 channels x 2 columns of sums, 7 taps, a weight; or 2 channels x 5 taps of a gradient.
+  static constexpr int kLanes = 8, kBlock = 4, kColumnVectors = 2, kGradientBlock = 2;
+  using Mask = __m256;
   using Words = __m256i;
   __m256 v;
 
   static Avx2 load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static void store(float* p, Avx2 a) { _mm256_storeu_ps(p, a.v); }
   static Avx2 set1(float x) { return {_mm256_set1_ps(x)}; }
+  static Avx2 add(Avx2 a, Avx2 b) { return {_mm256_add_ps(a.v, b.v)}; }
   static Avx2 mul(Avx2 a, Avx2 b) { return {_mm256_mul_ps(a.v, b.v)}; }
   static Avx2 fma(Avx2 a, Avx2 b, Avx2 c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
 
   static Avx2 max_nan(Avx2 a, Avx2 b) {
     // max_ps gives b where either is NaN, so a NaN in b is kept already.
     return {_mm256_blendv_ps(_mm256_max_ps(a.v, b.v), a.v, _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q))};
+  }
+
+  static Mask beats(Avx2 a, Avx2 b) {
+    return _mm256_or_ps(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ), _mm256_cmp_ps(a.v, a.v, _CMP_UNORD_Q));
+  }
+  static Mask nonzero(Avx2 a) { return _mm256_cmp_ps(a.v, _mm256_setzero_ps(), _CMP_NEQ_UQ); }
+  static Avx2 keep(Mask m, Avx2 a) { return {_mm256_and_ps(m, a.v)}; }
+  static Avx2 drop(Mask m, Avx2 a) { return {_mm256_andnot_ps(m, a.v)}; }
+  static Avx2 masked(Avx2 a, const int32_t* mask) {
+    return {_mm256_and_ps(a.v, _mm256_castsi256_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(mask))))};
   }
 
   static Avx2 divide_by_root(Avx2 x, Avx2 n) {
@@ -43,6 +55,45 @@ struct Avx2 {
 
   static Avx2 gather(const float* from, const int32_t* index) {
     return {_mm256_i32gather_ps(from, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)), 4)};
+  }
+
+  // out[p] = elements p, p + 4, p + 8, ... of 32.
+  static void deinterleave(const float* from, Avx2 out[4]) {
+    __m256 q[4];  // q[j]: elements of columns j and 4 + j
+    for (int j = 0; j < 4; ++j) {
+      q[j] =
+          _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(from + 4 * j)), _mm_loadu_ps(from + 16 + 4 * j), 1);
+    }
+    transpose(q);
+    for (int p = 0; p < 4; ++p) out[p].v = q[p];
+  }
+
+  // The inverse.
+  static void interleave(const Avx2 in[4], float* to) {
+    __m256 q[4] = {in[0].v, in[1].v, in[2].v, in[3].v};
+    transpose(q);
+    for (int j = 0; j < 4; ++j) {
+      _mm_storeu_ps(to + 4 * j, _mm256_castps256_ps128(q[j]));
+      _mm_storeu_ps(to + 16 + 4 * j, _mm256_extractf128_ps(q[j], 1));
+    }
+  }
+
+  // The sums of all lanes of each.
+  static void sum4(Avx2 a, Avx2 b, Avx2 c, Avx2 d, float to[4]) {
+    const __m256 ab = _mm256_add_ps(_mm256_unpacklo_ps(a.v, b.v), _mm256_unpackhi_ps(a.v, b.v));
+    const __m256 cd = _mm256_add_ps(_mm256_unpacklo_ps(c.v, d.v), _mm256_unpackhi_ps(c.v, d.v));
+    const __m256 abcd = _mm256_add_ps(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
+  }
+
+  // Rows and columns of the 4 x 4 matrix in each half.
+  static void transpose(__m256 q[4]) {
+    const __m256 a = _mm256_unpacklo_ps(q[0], q[1]), b = _mm256_unpackhi_ps(q[0], q[1]);
+    const __m256 c = _mm256_unpacklo_ps(q[2], q[3]), d = _mm256_unpackhi_ps(q[2], q[3]);
+    q[0] = _mm256_shuffle_ps(a, c, 0x44);
+    q[1] = _mm256_shuffle_ps(a, c, 0xee);
+    q[2] = _mm256_shuffle_ps(b, d, 0x44);
+    q[3] = _mm256_shuffle_ps(b, d, 0xee);
   }
 
   // w[j] = words j, 3 + j, 6 + j, ... of 96 bytes.

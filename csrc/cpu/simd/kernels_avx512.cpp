@@ -10,19 +10,31 @@ namespace meon::cpu {
 namespace {
 
 struct Avx512 {
-  static constexpr int kLanes = 16, kBlock = 8, kColumnVectors = 4;
+  static constexpr int kLanes = 16, kBlock = 8, kColumnVectors = 4, kGradientBlock = 4;
+  using Mask = __mmask16;
   using Words = __m512i;
   __m512 v;
 
   static Avx512 load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static void store(float* p, Avx512 a) { _mm512_storeu_ps(p, a.v); }
   static Avx512 set1(float x) { return {_mm512_set1_ps(x)}; }
+  static Avx512 add(Avx512 a, Avx512 b) { return {_mm512_add_ps(a.v, b.v)}; }
   static Avx512 mul(Avx512 a, Avx512 b) { return {_mm512_mul_ps(a.v, b.v)}; }
   static Avx512 fma(Avx512 a, Avx512 b, Avx512 c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
 
   static Avx512 max_nan(Avx512 a, Avx512 b) {
     // max_ps gives b where either is NaN, so a NaN in b is kept already.
     return {_mm512_mask_mov_ps(_mm512_max_ps(a.v, b.v), _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q), a.v)};
+  }
+
+  static Mask beats(Avx512 a, Avx512 b) {
+    return static_cast<Mask>(_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ) | _mm512_cmp_ps_mask(a.v, a.v, _CMP_UNORD_Q));
+  }
+  static Mask nonzero(Avx512 a) { return _mm512_cmp_ps_mask(a.v, _mm512_setzero_ps(), _CMP_NEQ_UQ); }
+  static Avx512 keep(Mask m, Avx512 a) { return {_mm512_maskz_mov_ps(m, a.v)}; }
+  static Avx512 drop(Mask m, Avx512 a) { return keep(static_cast<Mask>(~m), a); }
+  static Avx512 masked(Avx512 a, const int32_t* mask) {
+    return {_mm512_and_ps(a.v, _mm512_castsi512_ps(_mm512_loadu_si512(mask)))};
   }
 
   static Avx512 divide_by_root(Avx512 x, Avx512 n) {
@@ -40,6 +52,43 @@ struct Avx512 {
 
   static Avx512 gather(const float* from, const int32_t* index) {
     return {_mm512_i32gather_ps(_mm512_loadu_si512(index), from, 4)};
+  }
+
+  // out[p] = elements p, p + 4, p + 8, ... of 64.
+  static void deinterleave(const float* from, Avx512 out[4]) {
+    const __m512 a = _mm512_loadu_ps(from), b = _mm512_loadu_ps(from + 16);
+    const __m512 c = _mm512_loadu_ps(from + 32), d = _mm512_loadu_ps(from + 48);
+    const __m512i at = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+    for (int p = 0; p < 4; p += 2) {
+      const __m512i two = _mm512_add_epi32(at, _mm512_set1_epi32(p));
+      const __m512 low = _mm512_permutex2var_ps(a, two, b), high = _mm512_permutex2var_ps(c, two, d);
+      out[p].v = _mm512_shuffle_f32x4(low, high, 0x44);
+      out[p + 1].v = _mm512_shuffle_f32x4(low, high, 0xee);
+    }
+  }
+
+  // The inverse.
+  static void interleave(const Avx512 in[4], float* to) {
+    const __m512 a = _mm512_unpacklo_ps(in[0].v, in[1].v), b = _mm512_unpackhi_ps(in[0].v, in[1].v);
+    const __m512 c = _mm512_unpacklo_ps(in[2].v, in[3].v), d = _mm512_unpackhi_ps(in[2].v, in[3].v);
+    // Quarter k of q[j] holds the four phases of column 4 k + j.
+    const __m512 q[4] = {_mm512_shuffle_ps(a, c, 0x44), _mm512_shuffle_ps(a, c, 0xee), _mm512_shuffle_ps(b, d, 0x44),
+                         _mm512_shuffle_ps(b, d, 0xee)};
+    const __m512 e = _mm512_shuffle_f32x4(q[0], q[1], 0x44), f = _mm512_shuffle_f32x4(q[2], q[3], 0x44);
+    const __m512 g = _mm512_shuffle_f32x4(q[0], q[1], 0xee), h = _mm512_shuffle_f32x4(q[2], q[3], 0xee);
+    _mm512_storeu_ps(to, _mm512_shuffle_f32x4(e, f, 0x88));
+    _mm512_storeu_ps(to + 16, _mm512_shuffle_f32x4(e, f, 0xdd));
+    _mm512_storeu_ps(to + 32, _mm512_shuffle_f32x4(g, h, 0x88));
+    _mm512_storeu_ps(to + 48, _mm512_shuffle_f32x4(g, h, 0xdd));
+  }
+
+  // The sums of all lanes of each.
+  static void sum4(Avx512 a, Avx512 b, Avx512 c, Avx512 d, float to[4]) {
+    const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a.v, b.v), _mm512_unpackhi_ps(a.v, b.v));
+    const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c.v, d.v), _mm512_unpackhi_ps(c.v, d.v));
+    const __m512 abcd = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(abcd), _mm512_extractf32x8_ps(abcd, 1));
+    _mm_storeu_ps(to, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
   }
 
   // w[j] = words j, 3 + j, 6 + j, ... of 192 bytes.

@@ -10,8 +10,9 @@ namespace meon::cpu {
 namespace {
 
 struct Portable {
-  static constexpr int kLanes = 4, kBlock = 4, kColumnVectors = 2;
+  static constexpr int kLanes = 4, kBlock = 4, kColumnVectors = 2, kGradientBlock = 2;
   typedef float Vector __attribute__((vector_size(16)));
+  typedef int32_t Mask __attribute__((vector_size(16)));  // all bits of an element set, or none
   struct Words {
     uint32_t w[kLanes];
   };
@@ -24,12 +25,18 @@ struct Portable {
   }
   static void store(float* p, Portable a) { memcpy(p, &a.v, sizeof(a.v)); }
   static Portable set1(float x) { return {Vector{x, x, x, x}}; }
+  static Portable add(Portable a, Portable b) { return {a.v + b.v}; }
   static Portable mul(Portable a, Portable b) { return {a.v * b.v}; }
   static Portable fma(Portable a, Portable b, Portable c) { return {a.v * b.v + c.v}; }
-  static Portable max_nan(Portable a, Portable b) {
-    // Comparisons give all bits set or none.
-    const auto take_a = (a.v > b.v) | (a.v != a.v);
-    return {take_a ? a.v : b.v};
+  static Mask beats(Portable a, Portable b) { return (a.v > b.v) | (a.v != a.v); }
+  static Mask nonzero(Portable a) { return a.v != Vector{}; }
+  static Portable max_nan(Portable a, Portable b) { return {beats(a, b) ? a.v : b.v}; }
+  static Portable keep(Mask m, Portable a) { return {m ? a.v : Vector{}}; }
+  static Portable drop(Mask m, Portable a) { return {m ? Vector{} : a.v}; }
+  static Portable masked(Portable a, const int32_t* mask) {
+    Mask m;
+    memcpy(&m, mask, sizeof(m));
+    return keep(m, a);
   }
   static Portable divide_by_root(Portable x, Portable n) {
     for (int i = 0; i < kLanes; ++i) n.v[i] = __builtin_sqrtf(n.v[i]);
@@ -37,6 +44,21 @@ struct Portable {
   }
   static Portable gather(const float* from, const int32_t* index) {
     return {Vector{from[index[0]], from[index[1]], from[index[2]], from[index[3]]}};
+  }
+  // out[p] = elements p, p + 4, p + 8, ... of 16.
+  static void deinterleave(const float* from, Portable out[4]) {
+    for (int p = 0; p < 4; ++p) out[p].v = Vector{from[p], from[p + 4], from[p + 8], from[p + 12]};
+  }
+  // The inverse.
+  static void interleave(const Portable in[4], float* to) {
+    for (int j = 0; j < kLanes; ++j) {
+      for (int p = 0; p < 4; ++p) to[4 * j + p] = in[p].v[j];
+    }
+  }
+  // The sums of all lanes of each.
+  static void sum4(Portable a, Portable b, Portable c, Portable d, float to[4]) {
+    const Portable all[4] = {a, b, c, d};
+    for (int i = 0; i < 4; ++i) to[i] = (all[i].v[0] + all[i].v[2]) + (all[i].v[1] + all[i].v[3]);
   }
   static void words(const uint8_t* bytes, Words w[3]) {
     for (int i = 0; i < kLanes; ++i) {

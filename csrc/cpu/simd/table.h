@@ -33,6 +33,49 @@ struct StageRow {
   // [Cin][4][tap_stride], tap_stride at least columns + 1. Otherwise tap_stride is columns.
   bool shared_taps = false;
   int64_t tap_stride = columns;
+  float* z = nullptr;  // [2 ry][2 rx][Cout][columns], the convolution's output; null where it is not wanted
+};
+
+// The gradient of one pooled row, from the output of a stage to that of its convolution.
+struct GdnRowBackward {
+  int64_t columns;             // padded
+  const float* z;              // [2 ry][2 rx][Cout][columns]
+  const float* grad_y;         // [Cout][columns], 0 in columns that hold no output
+  const int32_t* valid;        // [columns] -1 where the column holds an output, else 0
+  const float* beta;           // [Cout]
+  const float* gamma;          // as StageRow's
+  const float* gamma_columns;  // [Cout / block][Cout][block]: entry (b, i, j) is gamma[i, b * block + j]
+  float* dz;                   // [2 ry][2 rx][Cout][columns], the gradient of z
+  float* t;                    // [2 ry][2 rx][Cout][columns], the gradient of the norm (gdn.cpp)
+  float* bias_sums;            // [Cout][kRowPad] and
+  float* beta_sums;            // [Cout][kRowPad]: sums of dz and t, one to a lane, added to
+};
+
+// The gradients of weight and gamma from a band of pooled rows, added to float64 sums.
+struct ParameterGradient {
+  int64_t rows;  // pooled
+  int64_t in_channels, out_channels;
+  int64_t columns;           // padded
+  const float* const* taps;  // [4 rows + 3] input rows as in StageRow
+  const float* const* z;     // [rows], each [2 ry][2 rx][Cout][columns]
+  const float* const* dz;    // [rows], likewise
+  const float* const* t;     // [rows], likewise
+  double* weight;            // [Cout][Cin][5][5]
+  double* gamma;             // [Cout][Cout]
+};
+
+// The gradient of one input row.
+struct InputRowGradient {
+  int count;            // of the rows of the convolution's output that read this input row, at most 3
+  const float* dz[3];   // those rows, each [2 rx][Cout][columns]
+  int kernel_row[3];    // with which row of the kernel they read it
+  int64_t in_channels;  // rounded up to gradient_block
+  int64_t out_channels;
+  int64_t columns;              // padded
+  const float* weight;          // [Cin / gradient_block][5 kh][Cout][5 kw][gradient_block]
+  const int32_t* has_previous;  // [columns] -1 where the column before belongs to the same sample, else 0
+  const int32_t* has_next;      // [columns]
+  float* out;                   // [Cin][4 columns]
 };
 
 struct SimdTable {
@@ -48,6 +91,18 @@ struct SimdTable {
   // Pixels [4 (count - 1) + kTaps][3] to rows with shared taps: taps[c][t][i] = pixel 4 i + t, channel c, t < 4, for
   // i < count, and for i = count the three pixels there are. tap_stride floats from one tap to the next.
   void (*pixels_to_taps)(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride);
+
+  // One channel of an input row [4 columns] without its padding, samples one after the other, to its taps
+  // [kTaps][columns]: what lies before the first or after the last column of a sample is 0.
+  void (*line_to_taps)(const float* line, int64_t columns, const int32_t* has_previous, const int32_t* has_next,
+                       float* taps);
+
+  int64_t gradient_block;  // input channels that share a pass of input_row_gradient
+  void (*gdn_row_backward_8)(const GdnRowBackward&);
+  void (*gdn_row_backward_16)(const GdnRowBackward&);
+  void (*gdn_row_backward_32)(const GdnRowBackward&);
+  void (*parameter_gradient)(const ParameterGradient&);
+  void (*input_row_gradient)(const InputRowGradient&);
 
   // c[m][n] = bias[n] + sum_k a[m][k] b[k][n], k in ascending order for every m and n. N is a multiple of kMatmulPad.
   void (*matmul)(int64_t M, int64_t N, int64_t K, const float* a, const float* b, const float* bias, float* c);
