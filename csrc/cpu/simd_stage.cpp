@@ -97,27 +97,18 @@ class PlanarTaps {
 class CropTaps {
  public:
   CropTaps(const ConvShape& s, const Layout& layout, const SimdTable& simd, const CropInput& crops)
-      : s_(s), layout_(layout), simd_(simd), crops_(crops) {}
+      : s_(s), layout_(layout), simd_(simd), crops_(crops), line_(static_cast<size_t>(4 * layout.columns)) {}
 
   void fill(const Group& g, int64_t y, float* to) {
-    const int64_t channels = s_.in_channels, tap_stride = layout_.columns, channel_stride = kTaps * tap_stride;
-    // Columns whose taps all lie inside the crop.
-    const int64_t first = 1, last = channels == kImageChannels ? std::max(first, (s_.in_w - 1) / 4) : first;
-    for (int64_t n = 0; n < g.count; ++n) {
-      const CropSource source = crop_source(crops_, channels, g.first + n);
-      const uint8_t* row = source.at(0, y);
-      float* taps = to + n * layout_.pitch;
-      simd_.pixels_to_taps(row + 2 * channels, last - first, taps + first, tap_stride, channel_stride);
-      for (int64_t i = 0; i < layout_.pitch; ++i) {
-        if (i == first) i = last;
-        for (int t = 0; t < kTaps && i < layout_.pitch; ++t) {
-          const int64_t x = 4 * i + t - 2;
-          for (int64_t c = 0; c < channels; ++c) {
-            taps[c * channel_stride + t * tap_stride + i] =
-                x < 0 || x >= s_.in_w ? 0.0f : static_cast<float>(row[x * channels + c]);
-          }
-        }
+    for (int64_t c = 0; c < s_.in_channels; ++c) {
+      for (int64_t n = 0; n < g.count; ++n) {
+        const CropSource source = crop_source(crops_, s_.in_channels, g.first + n);
+        const uint8_t* row = source.at(c, y);
+        float* line = line_.data() + 4 * layout_.pitch * n;
+        for (int64_t x = 0; x < s_.in_w; ++x) line[x] = static_cast<float>(row[x * source.step]);
       }
+      simd_.line_to_taps(line_.data(), layout_.columns, layout_.has_previous.data(), layout_.has_next.data(),
+                         to + c * kTaps * layout_.columns);
     }
   }
 
@@ -126,6 +117,7 @@ class CropTaps {
   const Layout& layout_;
   const SimdTable& simd_;
   const CropInput& crops_;
+  std::vector<float> line_;
 };
 
 // The input rows of one group that were used lately, in taps form. Any `capacity` neighbours are there at a time.

@@ -29,11 +29,11 @@ struct StageRow {
   const float* gamma;   // [Cout / block][Cout][block]: entry (b, j, i) is gamma[b * block + i, j]
   float* out;           // [Cout][out_stride]
   int64_t out_stride;
+  float* z = nullptr;  // [2 ry][2 rx][Cout][columns], the convolution's output; null where it is not wanted
   // Where each column's taps 4 to 6 are the next column's taps 0 to 2, they need not be stored: input rows are then
   // [Cin][4][tap_stride], tap_stride at least columns + 1. Otherwise tap_stride is columns.
   bool shared_taps = false;
   int64_t tap_stride = columns;
-  float* z = nullptr;  // [2 ry][2 rx][Cout][columns], the convolution's output; null where it is not wanted
 };
 
 // The gradient of one pooled row, from the output of a stage to that of its convolution.
