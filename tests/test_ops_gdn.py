@@ -23,7 +23,9 @@ def one_thread() -> Iterator[None]:
 def check(inputs: list[Tensor], grad: Tensor) -> None:
     got = run(ops.gdn, inputs, grad)
     want = run(reference.gdn, leaves(inputs, torch.float64), grad)
-    plain = run(reference.gdn, leaves(inputs), grad) if grad.dtype == torch.float32 else [None] * 4
+    plain: list[Tensor | None] = [None] * len(NAMES)
+    if grad.dtype == torch.float32:
+        plain = [*run(reference.gdn, leaves(inputs), grad)]
     x, beta, gamma = map(rounding.exact, inputs)
     planes, grad_planes = (r.map(lambda v: v.reshape(*v.shape[:2], -1)) for r in (x, rounding.exact(grad)))
     bounds = [rounding.gdn(planes, beta, gamma), *rounding.gdn_backward(grad_planes, planes, beta, gamma)]

@@ -1,0 +1,97 @@
+"""What is said when a native library is missing or will not load, and what importing the package costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import meon_ext
+from meon_ext import NativeError, _native
+
+
+@pytest.fixture(autouse=True)
+def nothing_cached() -> Iterator[None]:
+    """Each test loads anew, and leaves nothing of its failure behind."""
+    _native.core.cache_clear()
+    _native.load_ops.cache_clear()
+    yield
+    _native.core.cache_clear()
+    _native.load_ops.cache_clear()
+
+
+def test_importing_the_package_imports_neither_torch_nor_numpy() -> None:
+    code = "import sys, meon_ext; meon_ext.__version__; print(sorted({'torch', 'numpy', 'scipy'} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_every_public_name_is_there() -> None:
+    for name in meon_ext.__all__:
+        assert getattr(meon_ext, name) is not None
+    assert set(dir(meon_ext)) == set(meon_ext.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = meon_ext.nonsense
+
+
+def test_missing_op_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(_native, "OPS_LIBRARY", tmp_path / "libmeon_torch.so")
+    with pytest.raises(NativeError, match=r"built without its torch ops.*libmeon_torch\.so is missing.*pip install"):
+        _native.load_ops()
+    status = _native.build_info(load_torch=True)
+    assert status["torch_ops"]["built"] is False
+    assert "built without its torch ops" in status["torch_ops"]["status"]
+
+
+def test_broken_op_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    broken = tmp_path / "libmeon_torch.so"
+    broken.write_bytes(b"\x7fELF, but no more")
+    monkeypatch.setattr(_native, "OPS_LIBRARY", broken)
+    with pytest.raises(NativeError, match=r"does not load beside torch .*pip install --force-reinstall"):
+        _native.load_ops()
+
+
+def test_torch_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(NativeError, match=r"needs torch >= 2\.10.*pip install torch"):
+        _native.load_ops()
+
+
+def test_torch_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = types.ModuleType("torch")
+    old.__version__ = "2.9.1+cpu"  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "torch", old)
+    with pytest.raises(NativeError, match=r"needs torch >= 2\.10, but 2\.9\.1\+cpu is installed.*pip install -U"):
+        _native.load_ops()
+
+
+def test_a_broken_cuda_library_leaves_the_cpu_ops(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(_native, "CUDA_LIBRARY", tmp_path / "libmeon_torch_cuda.so")
+    assert "MEON_CUDA=on pip install" in _native.load_ops()
+    _native.load_ops.cache_clear()
+    (tmp_path / "libmeon_torch_cuda.so").write_bytes(b"not a library")
+    status = _native.load_ops()
+    assert "libmeon_torch_cuda.so does not load beside torch" in status
+    assert torch.ops.meon_ext.gdn(torch.ones(1, 1), torch.ones(1), torch.zeros(1, 1)).item() == 1
+
+
+def test_core_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "meon_ext._core", None)
+    monkeypatch.delattr(meon_ext, "_core", raising=False)
+    with pytest.raises(NativeError, match=r"core library does not load in Python .*pip install"):
+        _native.core()
+    assert "core library does not load" in _native.build_info()["core_error"]
+
+
+def test_build_info_without_torch() -> None:
+    code = "import sys, meon_ext; meon_ext.build_info(); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+    info = meon_ext.build_info()
+    assert info["core"]["instruction_set"] in info["core"]["instruction_sets_usable"]
+    assert set(info["core"]["instruction_sets_usable"]) <= set(info["core"]["instruction_sets"])
