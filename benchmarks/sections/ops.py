@@ -1,0 +1,92 @@
+"""GDN alone, and the share of the processor's peak that each stage reaches."""
+
+from __future__ import annotations
+
+import torch
+
+from cases import (
+    FORWARD_CROPS,
+    WAYS,
+    Way,
+    core_forward,
+    gdn_input,
+    inference,
+    laid_out,
+    plain,
+    separate_crops,
+    stage_cases,
+)
+from floors import ONE_CROP, flops, photo_grid, work
+from machine import MATRIX_SIDES, copy, matrix_product
+from meon_ext import ops, reference
+from pictures import LARGE, SMALL, grid, photograph
+from rows import Make, Row, Settings, milliseconds, per_second, progress, race, row_of
+from timing import Run, interleaved
+
+_GDN_SHAPES = ((1, 192, 64, 64), (16, 128, 32, 32), (16, 8, 128, 128))
+_STAGE_CROPS = 16
+
+
+def gdn(settings: Settings) -> list[Row]:
+    return [row for shape in _GDN_SHAPES for row in _gdn(settings, shape)]
+
+
+def _gdn(settings: Settings, shape: tuple[int, ...]) -> list[Row]:
+    x, beta, gamma = gdn_input(shape)
+    contenders: dict[str, Make] = {"ours": lambda: inference(ops.gdn, x, beta, gamma)}
+    for way in WAYS:
+
+        def make(way: Way = way) -> Run:
+            return inference(plain(reference.gdn, way, settings.inductor), laid_out(x, way), beta, gamma)
+
+        contenders[way] = make
+    return race(f"gdn {shape}", "ms", milliseconds, contenders, settings.effort, same=WAYS)
+
+
+def peak(settings: Settings) -> list[Row]:
+    """Single-precision peak and copying speed, then the share of the peak of each stage and of the whole core.
+
+    The matrix products are timed in the same rounds as the stages.
+    """
+    rows = []
+    for threads in dict.fromkeys((settings.threads, 1)):
+        torch.set_num_threads(threads)
+        rows += _shares(settings, threads)
+    torch.set_num_threads(settings.threads)
+    return rows
+
+
+def _shares(settings: Settings, threads: int) -> list[Row]:
+    section = f"peak, {threads} thread{'s' if threads > 1 else ''}"
+    runs: dict[str, Run] = {}
+    operations: dict[str, float] = {}
+    products = [f"torch.mm {side} x {side}" for side in MATRIX_SIDES]
+    for name, side in zip(products, MATRIX_SIDES, strict=True):
+        runs[name], operations[name] = matrix_product(side)
+    for case, stage in zip(stage_cases(_STAGE_CROPS), work(ONE_CROP), strict=False):
+        name = f"{stage.name}, conv_gdn_pool, {_STAGE_CROPS} crops"
+        options = {"stride": case.shape.stride, "padding": case.shape.padding}
+        runs[name] = inference(ops.conv_gdn_pool, case.x, *case.parameters, **options)
+        operations[name] = _STAGE_CROPS * stage.flops
+    crops = separate_crops(FORWARD_CROPS)
+    whole = f"whole network, core, {FORWARD_CROPS} crops from uint8"
+    runs[whole] = core_forward(crops.image, crops.boxes, threads)
+    operations[whole] = FORWARD_CROPS * flops(ONE_CROP)
+
+    picture = photograph(*(SMALL if settings.quick else LARGE))
+    high, wide = picture.shape[:2]
+    dense = f"photo of {wide} x {high}, core; of the work without repeats"
+    runs[dense] = core_forward(picture, grid(picture), threads)
+    operations[dense] = flops(photo_grid(wide, high))
+
+    progress(f"{section}: {len(runs)} in turn")
+    timings = interleaved(runs, settings.effort)
+    best = max(products, key=lambda name: operations[name] / timings[name].median)
+    fastest = operations[best] / timings[best].median
+    rows = [row_of(section, f"float32 peak: {best}", "GFLOP/s", per_second(operations[best] / 1e9), timings[best])]
+    for name in [name for name in runs if name not in products]:
+        rows.append(row_of(section, name, "% of it", per_second(100 * operations[name] / fastest), timings[name]))
+    copying, moved = copy()
+    timing = interleaved({"copy": copying}, settings.effort)["copy"]
+    rows.append(row_of(section, "copy, bytes read and written", "GB/s", per_second(moved / 1e9), timing))
+    return rows
