@@ -213,7 +213,11 @@ def conv_gdn_pool(
     if x.device.type not in _NATIVE_DEVICES:
         y = gdn(F.conv2d(x, weight, bias, strides, paddings), beta, gamma)
         return F.max_pool2d(y, pool) if pool > 1 else y
-    return _OPS.conv_gdn_pool(x, weight, bias, beta, gamma, strides, paddings, pool)  # type: ignore[no-any-return]
+    arguments = (x, weight, bias, beta, gamma, strides, paddings, pool)
+    if _will_go_backward(x, weight, bias, beta, gamma):
+        y, _ = _OPS.conv_gdn_pool_train(*arguments)
+        return y  # type: ignore[no-any-return]
+    return _OPS.conv_gdn_pool(*arguments)  # type: ignore[no-any-return]
 
 
 def extract_crops(image: Tensor, size: int = 256, stride: int = 128, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -318,9 +322,17 @@ def crop_conv_gdn_pool(
     if image_u8.device.type not in _NATIVE_DEVICES:
         crops = _gather_crops(image_u8, boxes, sides, weight.dtype)
         return conv_gdn_pool(crops, weight, bias, beta, gamma, strides, paddings, pool)
-    return _OPS.crop_conv_gdn_pool(  # type: ignore[no-any-return]
-        image_u8, boxes, weight, bias, beta, gamma, sides, strides, paddings, pool
-    )
+    arguments = (image_u8, boxes, weight, bias, beta, gamma, sides, strides, paddings, pool)
+    if _will_go_backward(weight, bias, beta, gamma):
+        y, _ = _OPS.crop_conv_gdn_pool_train(*arguments)
+        return y  # type: ignore[no-any-return]
+    return _OPS.crop_conv_gdn_pool(*arguments)  # type: ignore[no-any-return]
+
+
+def _will_go_backward(*tensors: Tensor) -> bool:
+    """Whether to keep what the backward would otherwise compute again: 0.5 MB for each crop of MEON's first stage. An
+    exported program does not train, whatever its parameters say."""
+    return torch.is_grad_enabled() and any(t.requires_grad for t in tensors) and not torch.compiler.is_exporting()
 
 
 def _gather_crops(image: Tensor, boxes: Tensor, sides: list[int], dtype: torch.dtype) -> Tensor:
@@ -398,6 +410,36 @@ def _(
     return x.new_empty((x.shape[0], weight.shape[0], *size))
 
 
+def _empty_kept(
+    like: Tensor, batch: int, width: int, weight: Tensor, size: tuple[int, int], *options: object
+) -> Tensor:
+    """What csrc/cpu/simd_stage.cpp keeps for the backward, by its formula: numbers in an order of its own."""
+    fast = weight.shape[0] in (8, 16, 32) and tuple(weight.shape[2:]) == (5, 5) and options == ([2, 2], [2, 2], 2)
+    if not fast or weight.dtype != torch.float32:
+        return like.new_empty(0)
+    pitch = (width + 3) // 4
+    group = 16 // pitch if pitch <= 16 else 1
+    columns = (pitch * group + 15) // 16 * 16
+    return like.new_empty((batch + group - 1) // group * size[0] * 4 * weight.shape[0] * columns)
+
+
+@torch.library.register_fake("meon_ext::conv_gdn_pool_train")
+def _(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    beta: Tensor,
+    gamma: Tensor,
+    stride: list[int],
+    padding: list[int],
+    pool: int,
+) -> tuple[Tensor, Tensor]:
+    _check_one_device(x, weight, bias, beta, gamma)
+    size = _pooled_size(x.shape[2], x.shape[3], weight, stride, padding, pool)
+    y = x.new_empty((x.shape[0], weight.shape[0], *size))
+    return y, _empty_kept(x, x.shape[0], x.shape[3], weight, size, stride, padding, pool)
+
+
 def _parameter_gradients(weight: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     c = weight.shape[0]
     return weight.new_empty(weight.shape), weight.new_empty(c), weight.new_empty(c), weight.new_empty(c, c)
@@ -415,8 +457,9 @@ def _(
     padding: list[int],
     pool: int,
     input_grad: bool,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    _check_one_device(grad, x, weight, bias, beta, gamma)
+    _check_one_device(grad, x, weight, bias, beta, gamma, *(() if kept is None else (kept,)))
     return x.new_empty(x.shape if input_grad else (0,)), *_parameter_gradients(weight)
 
 
@@ -438,6 +481,25 @@ def _(
     return weight.new_empty((boxes.shape[0], weight.shape[0], *size))
 
 
+@torch.library.register_fake("meon_ext::crop_conv_gdn_pool_train")
+def _(
+    image: Tensor,
+    boxes: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    beta: Tensor,
+    gamma: Tensor,
+    crop: list[int],
+    stride: list[int],
+    padding: list[int],
+    pool: int,
+) -> tuple[Tensor, Tensor]:
+    _check_one_device(image, boxes, weight, bias, beta, gamma)
+    size = _pooled_size(crop[0], crop[1], weight, stride, padding, pool)
+    y = weight.new_empty((boxes.shape[0], weight.shape[0], *size))
+    return y, _empty_kept(weight, boxes.shape[0], crop[1], weight, size, stride, padding, pool)
+
+
 @torch.library.register_fake("meon_ext::crop_conv_gdn_pool_backward")
 def _(
     grad: Tensor,
@@ -451,8 +513,9 @@ def _(
     stride: list[int],
     padding: list[int],
     pool: int,
+    kept: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    _check_one_device(grad, image, boxes, weight, bias, beta, gamma)
+    _check_one_device(grad, image, boxes, weight, bias, beta, gamma, *(() if kept is None else (kept,)))
     return _parameter_gradients(weight)
 
 
@@ -503,6 +566,20 @@ def _save_all(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     ctx.options = tuple(value for value in inputs if not isinstance(value, Tensor))
 
 
+def _save_all_and_kept(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    """For the training forwards: the same, and what they keep last of all."""
+    _, kept = output
+    ctx.mark_non_differentiable(kept)
+    ctx.set_materialize_grads(False)  # else zeros would be made for kept, megabytes of them
+    ctx.save_for_backward(*(value for value in inputs if isinstance(value, Tensor)), kept)
+    ctx.options = tuple(value for value in inputs if not isinstance(value, Tensor))
+
+
+def _save_all_but_kept(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    """For their backwards, whose last argument the others determine."""
+    _save_all(ctx, inputs[:-1], output)
+
+
 def _gdn_backward(ctx: Any, grad: Tensor) -> Any:
     return _OPS.gdn_backward(grad, *ctx.saved_tensors)
 
@@ -519,16 +596,33 @@ def _conv_backward(ctx: Any, grad: Tensor) -> Any:
     return grad_x if input_grad else None, *grads, None, None, None
 
 
+def _conv_train_backward(ctx: Any, grad: Tensor | None, _: Any) -> Any:
+    if grad is None:
+        return (None,) * 8
+    input_grad = ctx.needs_input_grad[0]
+    *saved, kept = ctx.saved_tensors
+    grad_x, *grads = _OPS.conv_gdn_pool_backward(grad, *saved, *ctx.options, input_grad, kept)
+    return grad_x if input_grad else None, *grads, None, None, None
+
+
 def _conv_double_backward(ctx: Any, *cotangents: Tensor) -> Any:
     grad, *inputs = ctx.saved_tensors
     *sizes, input_grad = ctx.options
     used = cotangents if input_grad else (None, *cotangents[1:])
     *grads, grad_grad = _second_order(lambda *args: reference.conv_gdn_pool(*args, *sizes), inputs, grad, used)
-    return grad_grad, *grads, None, None, None, None
+    return grad_grad, *grads, None, None, None, None, None
 
 
 def _crop_conv_backward(ctx: Any, grad: Tensor) -> Any:
     grads = _OPS.crop_conv_gdn_pool_backward(grad, *ctx.saved_tensors, *ctx.options)
+    return None, None, *grads, None, None, None, None
+
+
+def _crop_conv_train_backward(ctx: Any, grad: Tensor | None, _: Any) -> Any:
+    if grad is None:
+        return (None,) * 10
+    *saved, kept = ctx.saved_tensors
+    grads = _OPS.crop_conv_gdn_pool_backward(grad, *saved, *ctx.options, kept)
     return None, None, *grads, None, None, None, None
 
 
@@ -539,7 +633,7 @@ def _crop_conv_double_backward(ctx: Any, *cotangents: Tensor) -> Any:
     *grads, grad_grad = _second_order(
         lambda *args: reference.conv_gdn_pool(crops, *args, *sizes), parameters, grad, cotangents
     )
-    return grad_grad, None, None, *grads, None, None, None, None
+    return grad_grad, None, None, *grads, None, None, None, None, None
 
 
 def _extract_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -564,9 +658,11 @@ for _name, _backward, _setup in (
     ("gdn", _gdn_backward, _save_all),
     ("gdn_backward", _gdn_double_backward, _save_all),
     ("conv_gdn_pool", _conv_backward, _save_all),
-    ("conv_gdn_pool_backward", _conv_double_backward, _save_all),
+    ("conv_gdn_pool_train", _conv_train_backward, _save_all_and_kept),
+    ("conv_gdn_pool_backward", _conv_double_backward, _save_all_but_kept),
     ("crop_conv_gdn_pool", _crop_conv_backward, _save_all),
-    ("crop_conv_gdn_pool_backward", _crop_conv_double_backward, _save_all),
+    ("crop_conv_gdn_pool_train", _crop_conv_train_backward, _save_all_and_kept),
+    ("crop_conv_gdn_pool_backward", _crop_conv_double_backward, _save_all_but_kept),
     ("extract_crops", _extract_backward, _extract_setup),
     ("extract_crops_backward", _extract_double_backward, _extract_backward_setup),
 ):
@@ -575,6 +671,13 @@ for _name, _backward, _setup in (
 
 # --- autocast ----------------------------------------------------------------------------------------------------
 
-for _name in ("gdn", "conv_gdn_pool", "crop_conv_gdn_pool", "extract_crops"):
+for _name in (
+    "gdn",
+    "conv_gdn_pool",
+    "conv_gdn_pool_train",
+    "crop_conv_gdn_pool",
+    "crop_conv_gdn_pool_train",
+    "extract_crops",
+):
     for _device in ("cpu", "cuda"):
         torch.library.register_autocast(f"meon_ext::{_name}", _device, torch.float32)

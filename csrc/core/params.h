@@ -64,6 +64,7 @@ struct ConvGdnPoolForward {
   const T* beta = nullptr;    // [Cout]
   const T* gamma = nullptr;   // [Cout, Cout]
   T* y = nullptr;             // [N, Cout, Hp, Wp]
+  T* kept = nullptr;          // [cpu::kept_numel] what the backward would compute again, or null
 };
 
 template <class T>
@@ -80,6 +81,7 @@ struct ConvGdnPoolBackward {
   T* grad_bias = nullptr;     // [Cout]
   T* grad_beta = nullptr;     // [Cout]
   T* grad_gamma = nullptr;    // [Cout, Cout]
+  const T* kept = nullptr;    // [cpu::kept_numel] of the forward on the same inputs, or null
 };
 
 // Windows of one uint8 image, the input of a stage in place of x; no crop is ever materialised.
@@ -98,6 +100,7 @@ struct CropConvGdnPoolForward {
   const T* beta = nullptr;    // [Cout]
   const T* gamma = nullptr;   // [Cout, Cout]
   T* y = nullptr;             // [K, Cout, Hp, Wp]
+  T* kept = nullptr;          // [cpu::kept_numel] likewise
 };
 
 // An image of uint8 has no gradient, so there is none with respect to it.
@@ -114,6 +117,7 @@ struct CropConvGdnPoolBackward {
   T* grad_bias = nullptr;     // [Cout]
   T* grad_beta = nullptr;     // [Cout]
   T* grad_gamma = nullptr;    // [Cout, Cout]
+  const T* kept = nullptr;    // [cpu::kept_numel] of the forward on the same inputs, or null
 };
 
 // Square crops on the grid of core/crop_grid.h.

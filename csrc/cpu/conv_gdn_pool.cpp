@@ -202,6 +202,11 @@ auto crop_sources(const ConvShape& s, const CropInput& crops) {
 }  // namespace
 
 template <class T>
+int64_t kept_numel(const ConvShape& s) {
+  return std::is_same_v<T, float> && has_simd_stage(s) ? simd_stage_kept_numel(s) : 0;
+}
+
+template <class T>
 void conv_gdn_pool_forward(const ConvGdnPoolForward<T>& p, const Parallel& parallel) {
   if constexpr (std::is_same_v<T, float>) {
     if (has_simd_stage(p.shape)) return simd_stage_forward(p, parallel);
@@ -235,6 +240,8 @@ void crop_conv_gdn_pool_backward(const CropConvGdnPoolBackward<T>& p, const Para
   backward<T>(p, crop_sources(p.shape, p.crops), static_cast<T*>(nullptr), parallel);
 }
 
+template int64_t kept_numel<float>(const ConvShape&);
+template int64_t kept_numel<double>(const ConvShape&);
 template void conv_gdn_pool_forward<float>(const ConvGdnPoolForward<float>&, const Parallel&);
 template void conv_gdn_pool_backward<float>(const ConvGdnPoolBackward<float>&, const Parallel&);
 template void crop_conv_gdn_pool_forward<float>(const CropConvGdnPoolForward<float>&, const Parallel&);

@@ -13,6 +13,11 @@ void gdn_forward(const GdnForward<T>& p, const Parallel& parallel);
 template <class T>
 void gdn_backward(const GdnBackward<T>& p, const Parallel& parallel);
 
+// How many elements the forwards below write to `kept`, in a layout of their own, for the backwards to read. 0 for
+// shapes that have no use for it: they ignore it.
+template <class T>
+int64_t kept_numel(const ConvShape& s);
+
 template <class T>
 void conv_gdn_pool_forward(const ConvGdnPoolForward<T>& p, const Parallel& parallel);
 

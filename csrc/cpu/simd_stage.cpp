@@ -32,6 +32,15 @@ struct Layout {
   }
 
   int64_t groups(int64_t batch) const { return (batch + group - 1) / group; }
+
+  // The columns that hold no output where a group has that many samples.
+  std::vector<int64_t> invalid_columns(const ConvShape& s, int64_t samples) const {
+    std::vector<int64_t> invalid;
+    for (int64_t i = 0; i < columns; ++i) {
+      if (i >= samples * pitch || i % pitch >= s.out_w()) invalid.push_back(i);
+    }
+    return invalid;
+  }
 };
 
 // The samples [first, first + count) of a group.
@@ -45,6 +54,18 @@ Group group_at(const ConvShape& s, const Layout& layout, int64_t index) {
 }
 
 // Copies between rows of a group [channels][columns] and rows [out_w] of each sample's planes [channels][out_h][out_w].
+// A row [4][Cout][columns] of `kept`.
+int64_t kept_at(const ConvShape& s, const Layout& layout, const Group& g, int64_t row) {
+  return (g.first / layout.group * s.out_h() + row) * 4 * s.out_channels * layout.columns;
+}
+
+// Columns without an output must not bring infinity or NaN into the backward's sums, where zeros are what they add.
+void clear_columns(const std::vector<int64_t>& invalid, const ConvShape& s, const Layout& layout, float* z) {
+  for (const int64_t column : invalid) {
+    for (int64_t i = 0; i < 4 * s.out_channels; ++i) z[i * layout.columns + column] = 0.0f;
+  }
+}
+
 void put_row(const ConvShape& s, const Layout& layout, const Group& g, int64_t row, const float* from, float* y) {
   for (int64_t n = 0; n < g.count; ++n) {
     for (int64_t c = 0; c < s.out_channels; ++c) {
@@ -188,7 +209,7 @@ struct Stage {
 };
 
 template <class MakeTaps>
-void forward(const Stage& stage, const MakeTaps& make_taps, float* y, const Parallel& parallel) {
+void forward(const Stage& stage, const MakeTaps& make_taps, float* y, float* kept, const Parallel& parallel) {
   // Tall samples are cut up, so that a single image too keeps all threads busy; a cut costs three input rows.
   constexpr int64_t kRowsPerTask = 32;
   const ConvShape& s = stage.s;
@@ -198,10 +219,13 @@ void forward(const Stage& stage, const MakeTaps& make_taps, float* y, const Para
     const int64_t first = s.out_h() * (task % parts) / parts, last = s.out_h() * (task % parts + 1) / parts;
     TapRows rows(s, stage.layout, make_taps(), kTaps);
     std::vector<float> line(static_cast<size_t>(s.out_channels * stage.layout.columns));
+    const std::vector<int64_t> invalid = stage.layout.invalid_columns(s, g.count);
     const float* inputs[kTaps];
     for (int64_t row = first; row < last; ++row) {
+      float* z = kept == nullptr ? nullptr : kept + kept_at(s, stage.layout, g, row);
       stage.inputs_of(rows, g, row, inputs);
-      stage.forward_row(inputs, line.data(), nullptr);
+      stage.forward_row(inputs, line.data(), z);
+      if (z != nullptr) clear_columns(invalid, s, stage.layout, z);
       put_row(s, stage.layout, g, row, line.data(), y);
     }
   });
@@ -226,14 +250,16 @@ std::vector<float> for_input_gradient(const ConvShape& s, const float* weight, i
 
 // The parameters of the backward besides the forward's.
 struct BackwardStage {
+  const float* kept;                 // of the forward, or null
   std::vector<float> gamma_columns;  // as GdnRowBackward takes it
   std::vector<float> input_weight;   // as InputRowGradient takes it; empty where there is no input gradient
   float* grad_x;                     // [N, Cin, H, W] or null
 
-  BackwardStage(const Stage& stage, const float* weight, const float* gamma, float* gx) : grad_x(gx) {
+  template <class Params>
+  BackwardStage(const Stage& stage, const Params& p, float* gx) : kept(p.kept), grad_x(gx) {
     const int64_t C = stage.s.out_channels;
-    gamma_columns = blocked(transposed({gamma, static_cast<size_t>(C * C)}, C, C), C, C, stage.simd.channel_block);
-    if (gx != nullptr) input_weight = for_input_gradient(stage.s, weight, stage.simd.gradient_block);
+    gamma_columns = blocked(transposed({p.gamma, static_cast<size_t>(C * C)}, C, C), C, C, stage.simd.channel_block);
+    if (gx != nullptr) input_weight = for_input_gradient(stage.s, p.weight, stage.simd.gradient_block);
   }
 };
 
@@ -252,8 +278,8 @@ class GroupBackward {
         rows_(s_, stage.layout, std::move(taps), 4 * band_ + 3),
         y_(static_cast<size_t>(plane_)),
         grad_y_(static_cast<size_t>(plane_)),
-        z_(static_cast<size_t>(4 * plane_ * band_)),
-        t_(z_.size()),
+        z_(backward.kept == nullptr ? static_cast<size_t>(4 * plane_ * band_) : 0),
+        t_(static_cast<size_t>(4 * plane_ * band_)),
         dz_(static_cast<size_t>(4 * plane_ * (band_ + 2))),
         valid_(static_cast<size_t>(columns_)),
         sums_(static_cast<size_t>(2 * s_.out_channels * kRowPad)) {
@@ -290,31 +316,32 @@ class GroupBackward {
     std::fill(grad_y_.begin(), grad_y_.end(), 0.0f);
     std::fill(sums_.begin(), sums_.end(), 0.0f);
     rows_.forget();
-    invalid_.clear();
-    for (int64_t i = 0; i < columns_; ++i) {
-      const int64_t pitch = stage_.layout.pitch;
-      const bool valid = i < g.count * pitch && i % pitch < s_.out_w();
-      valid_[static_cast<size_t>(i)] = valid ? -1 : 0;
-      if (!valid) invalid_.push_back(i);
-    }
+    invalid_ = stage_.layout.invalid_columns(s_, g.count);
+    std::fill(valid_.begin(), valid_.end(), -1);
+    for (const int64_t column : invalid_) valid_[static_cast<size_t>(column)] = 0;
+  }
+
+  // The convolution's output, of a band that begins at `first`.
+  const float* z(const Group& g, int64_t first, int64_t row) const {
+    if (backward_.kept != nullptr) return backward_.kept + kept_at(s_, stage_.layout, g, row);
+    return z_.data() + (row - first) * 4 * plane_;
   }
 
   float* dz(int64_t row) { return dz_.data() + row % (band_ + 2) * 4 * plane_; }
 
   void row_backward(const Group& g, const float* grad_y, int64_t first, int64_t row) {
-    const float* inputs[kTaps];
-    stage_.inputs_of(rows_, g, row, inputs);
-    float* z = z_.data() + (row - first) * 4 * plane_;
-    stage_.forward_row(inputs, y_.data(), z);
-    // Columns without an output must not bring infinity or NaN into the sums, where zeros are what they add.
-    for (const int64_t column : invalid_) {
-      for (int64_t i = 0; i < 4 * s_.out_channels; ++i) z[i * columns_ + column] = 0.0f;
+    if (backward_.kept == nullptr) {
+      const float* inputs[kTaps];
+      float* again = z_.data() + (row - first) * 4 * plane_;
+      stage_.inputs_of(rows_, g, row, inputs);
+      stage_.forward_row(inputs, y_.data(), again);
+      clear_columns(invalid_, s_, stage_.layout, again);
     }
     get_row(s_, stage_.layout, g, row, grad_y, grad_y_.data());
     const SimdTable& simd = stage_.simd;
     by_channels(s_.out_channels, simd.gdn_row_backward_8, simd.gdn_row_backward_16,
                 simd.gdn_row_backward_32)({.columns = columns_,
-                                           .z = z,
+                                           .z = z(g, first, row),
                                            .grad_y = grad_y_.data(),
                                            .valid = valid_.data(),
                                            .beta = stage_.beta,
@@ -330,7 +357,7 @@ class GroupBackward {
     pointers_.clear();
     const int64_t rows = last - first;
     for (int64_t i = 0; i < 4 * rows + 3; ++i) pointers_.push_back(rows_.get(g, 4 * first - 2 + i));
-    for (int64_t row = 0; row < rows; ++row) pointers_.push_back(z_.data() + row * 4 * plane_);
+    for (int64_t row = first; row < last; ++row) pointers_.push_back(z(g, first, row));
     for (int64_t row = first; row < last; ++row) pointers_.push_back(dz(row));
     for (int64_t row = 0; row < rows; ++row) pointers_.push_back(t_.data() + row * 4 * plane_);
     const float* const* after_taps = pointers_.data() + 4 * rows + 3;
@@ -394,7 +421,7 @@ void backward(const Params& p, const Stage& stage, const MakeTaps& make_taps, fl
   using Taps = decltype(make_taps());
   const ConvShape& s = p.shape;
   const int64_t C = s.out_channels, weights = s.weight_numel();
-  const BackwardStage backward(stage, p.weight, p.gamma, grad_x);
+  const BackwardStage backward(stage, p, grad_x);
   const ChunkedSum sums(stage.layout.groups(s.batch), GroupBackward<Taps>::width(s));
   parallel.for_each(sums.chunks(), [&](int64_t chunk) {
     GroupBackward<Taps> groups(stage, backward, make_taps());
@@ -424,14 +451,19 @@ bool has_simd_stage(const ConvShape& s) {
          s.pad_w == 2 && s.pool == 2;
 }
 
+int64_t simd_stage_kept_numel(const ConvShape& s) {
+  const Layout layout(s);
+  return layout.groups(s.batch) * s.out_h() * 4 * s.out_channels * layout.columns;
+}
+
 void simd_stage_forward(const ConvGdnPoolForward<float>& p, const Parallel& parallel) {
   const Stage stage(p);
-  forward(stage, planar(stage, p.x), p.y, parallel);
+  forward(stage, planar(stage, p.x), p.y, p.kept, parallel);
 }
 
 void simd_stage_forward(const CropConvGdnPoolForward<float>& p, const Parallel& parallel) {
   const Stage stage(p);
-  forward(stage, cropped(stage, p.crops), p.y, parallel);
+  forward(stage, cropped(stage, p.crops), p.y, p.kept, parallel);
 }
 
 void simd_stage_backward(const ConvGdnPoolBackward<float>& p, const Parallel& parallel) {

@@ -10,6 +10,10 @@ namespace meon::cpu {
 // any size and any number of input channels. Every other shape, and float64, goes through conv_gdn_pool.cpp.
 bool has_simd_stage(const ConvShape& s);
 
+// The elements of `kept` in the structs below: the convolution's output, whose computation is a third of a training
+// step. meon_ext/ops.py's fake kernels follow the same formula.
+int64_t simd_stage_kept_numel(const ConvShape& s);
+
 // All throw std::invalid_argument where MEON_ISA names no usable instruction set.
 void simd_stage_forward(const ConvGdnPoolForward<float>& p, const Parallel& parallel);
 void simd_stage_forward(const CropConvGdnPoolForward<float>& p, const Parallel& parallel);

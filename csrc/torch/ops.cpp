@@ -1,6 +1,7 @@
 // Schemas of the ops, and their CPU kernels. Autograd, autocast and fake kernels are registered by meon_ext/ops.py.
 #include <torch/csrc/stable/library.h>
 
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -86,18 +87,53 @@ ConvShape check_conv_input(const Tensor& x, const Tensor& weight, const Tensor& 
   return check_conv(x.size(0), x.size(1), x.size(2), x.size(3), weight, bias, beta, gamma, stride, padding, pool);
 }
 
-Tensor conv_gdn_pool(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& beta, const Tensor& gamma,
-                     const IntList& stride, const IntList& padding, int64_t pool) {
+// What a forward keeps for its backward: an opaque row of numbers, empty for shapes that keep nothing.
+Tensor new_kept(const Tensor& like, const ConvShape& s) {
+  int64_t numel = 0;
+  dispatch(like, [&](auto tag) { numel = cpu::kept_numel<decltype(tag)>(s); });
+  return new_empty(like, {numel});
+}
+
+// What the backward was given, or null.
+template <class T>
+const T* checked_kept(const std::optional<Tensor>& kept, const Tensor& like, const ConvShape& s) {
+  if (!kept.has_value()) return nullptr;
+  check_same_kind(*kept, "kept", like, "weight");
+  check_shape(*kept, "kept", {cpu::kept_numel<T>(s)}, "that of the training forward's second output");
+  STD_TORCH_CHECK(kept->is_contiguous(), "kept must be contiguous");
+  return kept->numel() == 0 ? nullptr : in<T>(*kept);
+}
+
+// With `kept`, that is made and filled too.
+Tensor conv_gdn_pool_forward(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& beta,
+                             const Tensor& gamma, const IntList& stride, const IntList& padding, int64_t pool,
+                             Tensor* kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
   const Tensor xc = torch::stable::contiguous(x), w = torch::stable::contiguous(weight);
   const Tensor b = torch::stable::contiguous(bias);
   const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
   Tensor y = new_empty(x, {s.batch, s.out_channels, s.out_h(), s.out_w()});
+  if (kept != nullptr) *kept = new_kept(x, s);
   dispatch(x, [&](auto tag) {
     using T = decltype(tag);
-    cpu::conv_gdn_pool_forward<T>({s, in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y)}, TorchParallel());
+    cpu::conv_gdn_pool_forward<T>(
+        {s, in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y), kept != nullptr ? out<T>(*kept) : nullptr},
+        TorchParallel());
   });
   return y;
+}
+
+Tensor conv_gdn_pool(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& beta, const Tensor& gamma,
+                     const IntList& stride, const IntList& padding, int64_t pool) {
+  return conv_gdn_pool_forward(x, weight, bias, beta, gamma, stride, padding, pool, nullptr);
+}
+
+std::tuple<Tensor, Tensor> conv_gdn_pool_train(const Tensor& x, const Tensor& weight, const Tensor& bias,
+                                               const Tensor& beta, const Tensor& gamma, const IntList& stride,
+                                               const IntList& padding, int64_t pool) {
+  Tensor kept;
+  Tensor y = conv_gdn_pool_forward(x, weight, bias, beta, gamma, stride, padding, pool, &kept);
+  return {y, kept};
 }
 
 // grad_x has shape (0,) where input_grad is false: its computation is left out.
@@ -105,7 +141,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const 
                                                                           const Tensor& weight, const Tensor& bias,
                                                                           const Tensor& beta, const Tensor& gamma,
                                                                           const IntList& stride, const IntList& padding,
-                                                                          int64_t pool, bool input_grad) {
+                                                                          int64_t pool, bool input_grad,
+                                                                          const std::optional<Tensor>& kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
   check_same_kind(grad, "grad", x, "x");
   check_shape(grad, "grad", {s.batch, s.out_channels, s.out_h(), s.out_w()}, "that of the op's output");
@@ -120,7 +157,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const 
     using T = decltype(tag);
     cpu::conv_gdn_pool_backward<T>(
         {s, in<T>(gr), in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), input_grad ? out<T>(grad_x) : nullptr,
-         out<T>(grad_w), out<T>(grad_b), out<T>(grad_beta), out<T>(grad_gamma)},
+         out<T>(grad_w), out<T>(grad_b), out<T>(grad_beta), out<T>(grad_gamma), checked_kept<T>(kept, x, s)},
         TorchParallel());
   });
   return {grad_x, grad_w, grad_b, grad_beta, grad_gamma};
@@ -158,28 +195,44 @@ CropInput checked_crops(const Tensor& image, const Tensor& boxes, const ConvShap
   return {in<uint8_t>(image), width, in<int64_t>(boxes)};
 }
 
-Tensor crop_conv_gdn_pool(const Tensor& image, const Tensor& boxes, const Tensor& weight, const Tensor& bias,
-                          const Tensor& beta, const Tensor& gamma, const IntList& crop, const IntList& stride,
-                          const IntList& padding, int64_t pool) {
+Tensor crop_conv_gdn_pool_forward(const Tensor& image, const Tensor& boxes, const Tensor& weight, const Tensor& bias,
+                                  const Tensor& beta, const Tensor& gamma, const IntList& crop, const IntList& stride,
+                                  const IntList& padding, int64_t pool, Tensor* kept) {
   const ConvShape s = check_crops(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool);
   const Tensor im = torch::stable::contiguous(image), bx = torch::stable::contiguous(boxes);
   const CropInput crops = checked_crops(im, bx, s);
   const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
   const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
   Tensor y = new_empty(weight, {s.batch, s.out_channels, s.out_h(), s.out_w()});
+  if (kept != nullptr) *kept = new_kept(weight, s);
   dispatch(weight, [&](auto tag) {
     using T = decltype(tag);
-    cpu::crop_conv_gdn_pool_forward<T>({s, crops, in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y)}, TorchParallel());
+    cpu::crop_conv_gdn_pool_forward<T>(
+        {s, crops, in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y), kept != nullptr ? out<T>(*kept) : nullptr},
+        TorchParallel());
   });
   return y;
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(const Tensor& grad, const Tensor& image,
-                                                                       const Tensor& boxes, const Tensor& weight,
-                                                                       const Tensor& bias, const Tensor& beta,
-                                                                       const Tensor& gamma, const IntList& crop,
-                                                                       const IntList& stride, const IntList& padding,
-                                                                       int64_t pool) {
+Tensor crop_conv_gdn_pool(const Tensor& image, const Tensor& boxes, const Tensor& weight, const Tensor& bias,
+                          const Tensor& beta, const Tensor& gamma, const IntList& crop, const IntList& stride,
+                          const IntList& padding, int64_t pool) {
+  return crop_conv_gdn_pool_forward(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool, nullptr);
+}
+
+std::tuple<Tensor, Tensor> crop_conv_gdn_pool_train(const Tensor& image, const Tensor& boxes, const Tensor& weight,
+                                                    const Tensor& bias, const Tensor& beta, const Tensor& gamma,
+                                                    const IntList& crop, const IntList& stride, const IntList& padding,
+                                                    int64_t pool) {
+  Tensor kept;
+  Tensor y = crop_conv_gdn_pool_forward(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool, &kept);
+  return {y, kept};
+}
+
+std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(
+    const Tensor& grad, const Tensor& image, const Tensor& boxes, const Tensor& weight, const Tensor& bias,
+    const Tensor& beta, const Tensor& gamma, const IntList& crop, const IntList& stride, const IntList& padding,
+    int64_t pool, const std::optional<Tensor>& kept) {
   const ConvShape s = check_crops(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool);
   check_same_kind(grad, "grad", weight, "weight");
   check_shape(grad, "grad", {s.batch, s.out_channels, s.out_h(), s.out_w()}, "that of the op's output");
@@ -193,9 +246,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(const Ten
   Tensor grad_b = new_empty(weight, {C}), grad_beta = new_empty(weight, {C}), grad_gamma = new_empty(weight, {C, C});
   dispatch(weight, [&](auto tag) {
     using T = decltype(tag);
-    cpu::crop_conv_gdn_pool_backward<T>({s, crops, in<T>(gr), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(grad_w),
-                                         out<T>(grad_b), out<T>(grad_beta), out<T>(grad_gamma)},
-                                        TorchParallel());
+    cpu::crop_conv_gdn_pool_backward<T>(
+        {s, crops, in<T>(gr), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(grad_w), out<T>(grad_b),
+         out<T>(grad_beta), out<T>(grad_gamma), checked_kept<T>(kept, weight, s)},
+        TorchParallel());
   });
   return {grad_w, grad_b, grad_beta, grad_gamma};
 }
@@ -258,14 +312,23 @@ STABLE_TORCH_LIBRARY(meon_ext, m) {
       "conv_gdn_pool(Tensor x, Tensor weight, Tensor bias, Tensor beta, Tensor gamma, int[2] stride, int[2] padding, "
       "int pool) -> Tensor");
   m.def(
+      "conv_gdn_pool_train(Tensor x, Tensor weight, Tensor bias, Tensor beta, Tensor gamma, int[2] stride, "
+      "int[2] padding, int pool) -> (Tensor, Tensor)");
+  m.def(
       "conv_gdn_pool_backward(Tensor grad, Tensor x, Tensor weight, Tensor bias, Tensor beta, Tensor gamma, "
-      "int[2] stride, int[2] padding, int pool, bool input_grad) -> (Tensor, Tensor, Tensor, Tensor, Tensor)");
+      "int[2] stride, int[2] padding, int pool, bool input_grad, Tensor? kept=None) -> (Tensor, Tensor, Tensor, "
+      "Tensor, "
+      "Tensor)");
   m.def(
       "crop_conv_gdn_pool(Tensor image, Tensor boxes, Tensor weight, Tensor bias, Tensor beta, Tensor gamma, "
       "int[2] crop, int[2] stride, int[2] padding, int pool) -> Tensor");
   m.def(
+      "crop_conv_gdn_pool_train(Tensor image, Tensor boxes, Tensor weight, Tensor bias, Tensor beta, Tensor gamma, "
+      "int[2] crop, int[2] stride, int[2] padding, int pool) -> (Tensor, Tensor)");
+  m.def(
       "crop_conv_gdn_pool_backward(Tensor grad, Tensor image, Tensor boxes, Tensor weight, Tensor bias, Tensor beta, "
-      "Tensor gamma, int[2] crop, int[2] stride, int[2] padding, int pool) -> (Tensor, Tensor, Tensor, Tensor)");
+      "Tensor gamma, int[2] crop, int[2] stride, int[2] padding, int pool, Tensor? kept=None) -> (Tensor, Tensor, "
+      "Tensor, Tensor)");
   m.def("extract_crops(Tensor image, int size, int stride, bool double_out) -> Tensor");
   m.def("extract_crops_backward(Tensor grad, SymInt height, SymInt width, int stride) -> Tensor");
 }
@@ -274,8 +337,10 @@ STABLE_TORCH_LIBRARY_IMPL(meon_ext, CPU, m) {
   m.impl("gdn", TORCH_BOX(&gdn));
   m.impl("gdn_backward", TORCH_BOX(&gdn_backward));
   m.impl("conv_gdn_pool", TORCH_BOX(&conv_gdn_pool));
+  m.impl("conv_gdn_pool_train", TORCH_BOX(&conv_gdn_pool_train));
   m.impl("conv_gdn_pool_backward", TORCH_BOX(&conv_gdn_pool_backward));
   m.impl("crop_conv_gdn_pool", TORCH_BOX(&crop_conv_gdn_pool));
+  m.impl("crop_conv_gdn_pool_train", TORCH_BOX(&crop_conv_gdn_pool_train));
   m.impl("crop_conv_gdn_pool_backward", TORCH_BOX(&crop_conv_gdn_pool_backward));
   m.impl("extract_crops", TORCH_BOX(&extract_crops));
   m.impl("extract_crops_backward", TORCH_BOX(&extract_crops_backward));

@@ -62,7 +62,9 @@ void stage_row(const StageRow& a) {
 #pragma GCC unroll 8
           for (int b = 0; b < B; ++b) {
             for (int rx = 0; rx < 2; ++rx) {
-              V::store(a.z + ((2 * ry + rx) * CO + block * B + b) * a.columns + column, sum[b][rx]);
+              float* z = a.z + ((2 * ry + rx) * CO + block * B + b) * a.columns + column;
+              V::store(z, sum[b][rx]);
+              __builtin_prefetch(z + 4 * CO * a.columns, 1);  // the next row's, see stage_backward.h
             }
           }
         }
