@@ -13,6 +13,13 @@ void gdn_forward(const GdnForward<T>& p, const Parallel& parallel);
 template <class T>
 void gdn_backward(const GdnBackward<T>& p, const Parallel& parallel);
 
+// shape.pool is at most kGdnMaxPool (cpu/gdn_tiles.h).
+template <class T>
+void gdn_pool_forward(const GdnPoolForward<T>& p, const Parallel& parallel);
+
+template <class T>
+void gdn_pool_backward(const GdnPoolBackward<T>& p, const Parallel& parallel);
+
 template <class T>
 void conv_gdn_pool_forward(const ConvGdnPoolForward<T>& p, const Parallel& parallel);
 
