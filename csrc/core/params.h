@@ -38,6 +38,40 @@ struct GdnBackward {
   T* grad_gamma = nullptr;    // [C, C]
 };
 
+// GDN -> pool x pool max-pool (stride pool, floor mode); pool = 1 is GDN alone.
+struct GdnPoolShape {
+  int64_t batch = 0;
+  int64_t channels = 0;
+  int64_t height = 0, width = 0;
+  int64_t pool = 1;
+  bool x_channels_last = false;  // x and its gradient are [N, H, W, C], otherwise [N, C, H, W]
+  bool y_channels_last = false;  // y and its gradient are [N, Hp, Wp, C], otherwise [N, C, Hp, Wp]
+
+  int64_t out_h() const { return height / pool; }
+  int64_t out_w() const { return width / pool; }
+};
+
+template <class T>
+struct GdnPoolForward {
+  GdnPoolShape shape;
+  const T* x = nullptr;      // [N, C, H, W]
+  const T* beta = nullptr;   // [C]
+  const T* gamma = nullptr;  // [C, C]
+  T* y = nullptr;            // [N, C, Hp, Wp]
+};
+
+template <class T>
+struct GdnPoolBackward {
+  GdnPoolShape shape;
+  const T* grad_y = nullptr;  // [N, C, Hp, Wp]
+  const T* x = nullptr;       // [N, C, H, W]
+  const T* beta = nullptr;    // [C]
+  const T* gamma = nullptr;   // [C, C]
+  T* grad_x = nullptr;        // [N, C, H, W]
+  T* grad_beta = nullptr;     // [C]
+  T* grad_gamma = nullptr;    // [C, C]
+};
+
 // Cross-correlation + bias -> GDN -> pool x pool max-pool (stride pool, floor mode).
 struct ConvShape {
   int64_t batch = 0;

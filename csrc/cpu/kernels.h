@@ -18,6 +18,13 @@ void gdn_backward(const GdnBackward<T>& p, const Parallel& parallel);
 template <class T>
 int64_t kept_numel(const ConvShape& s);
 
+// shape.pool is at most kGdnMaxPool (cpu/gdn_tiles.h).
+template <class T>
+void gdn_pool_forward(const GdnPoolForward<T>& p, const Parallel& parallel);
+
+template <class T>
+void gdn_pool_backward(const GdnPoolBackward<T>& p, const Parallel& parallel);
+
 template <class T>
 void conv_gdn_pool_forward(const ConvGdnPoolForward<T>& p, const Parallel& parallel);
 

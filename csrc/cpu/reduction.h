@@ -4,7 +4,11 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <utility>
 #include <vector>
+
+#include "core/parallel.h"
 
 namespace meon::cpu {
 
@@ -12,12 +16,14 @@ namespace meon::cpu {
 // adds to a partial sum of its own, in float64; the partial sums are added up in chunk order.
 class ChunkedSum {
  public:
-  ChunkedSum(int64_t count, int64_t width) : count_(count), width_(width) {
+  // least: items for which a chunk's partial sums are worth their memory.
+  ChunkedSum(int64_t count, int64_t width, int64_t least = 1) : count_(count), width_(width) {
     constexpr int64_t kMaxChunks = 16;
     constexpr int64_t kMaxBytes = int64_t{64} << 20;
     const int64_t fit = kMaxBytes / (std::max<int64_t>(width, 1) * static_cast<int64_t>(sizeof(double)));
-    chunks_ = std::min(count, std::clamp<int64_t>(fit, 1, kMaxChunks));
-    partials_.resize(static_cast<size_t>(chunks_ * width));
+    chunks_ = std::min((count + least - 1) / least, std::clamp<int64_t>(fit, 1, kMaxChunks));
+    partials_.reset(new double[static_cast<size_t>(chunks_ * width)]);
+    started_.resize(static_cast<size_t>(chunks_));
   }
 
   int64_t chunks() const { return chunks_; }
@@ -25,22 +31,40 @@ class ChunkedSum {
   int64_t end(int64_t chunk) const { return count_ * (chunk + 1) / chunks_; }
 
   // [width], zero at the start, for the one task that works on this chunk.
-  double* partial(int64_t chunk) const { return partials_.data() + chunk * width_; }
+  double* partial(int64_t chunk) const {
+    double* sums = partials_.get() + chunk * width_;
+    // Not before: this way the tasks share the work, and each finds its sums in its own cache.
+    if (!std::exchange(started_[static_cast<size_t>(chunk)], char{1})) std::fill_n(sums, width_, 0.0);
+    return sums;
+  }
 
   // Writes entries [first, first + count) of the total; zeros where there was no item.
   template <class T>
   void finish(int64_t first, int64_t count, T* out) const {
-    for (int64_t i = 0; i < count; ++i) {
-      double total = 0;
-      for (int64_t chunk = 0; chunk < chunks_; ++chunk)
-        total += partials_[static_cast<size_t>(chunk * width_ + first + i)];
-      out[i] = static_cast<T>(total);
+    constexpr int64_t kBlock = 512;  // in cache while the chunks pass by
+    for (int64_t start = 0; start < count; start += kBlock) {
+      double total[kBlock] = {};
+      const int64_t size = std::min(kBlock, count - start);
+      for (int64_t chunk = 0; chunk < chunks_; ++chunk) {
+        const double* part = partials_.get() + chunk * width_ + first + start;
+        for (int64_t i = 0; i < size; ++i) total[i] += part[i];
+      }
+      for (int64_t i = 0; i < size; ++i) out[start + i] = static_cast<T>(total[i]);
     }
+  }
+
+  template <class T>
+  void finish(int64_t first, int64_t count, T* out, const Parallel& parallel) const {
+    constexpr int64_t kShare = 8192;  // enough to be worth a thread's while
+    parallel.for_each((count + kShare - 1) / kShare, [&](int64_t share) {
+      finish(first + share * kShare, std::min(kShare, count - share * kShare), out + share * kShare);
+    });
   }
 
  private:
   int64_t count_, width_, chunks_;
-  mutable std::vector<double> partials_;
+  std::unique_ptr<double[]> partials_;
+  mutable std::vector<char> started_;  // by chunk
 };
 
 }  // namespace meon::cpu

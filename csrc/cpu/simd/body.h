@@ -9,6 +9,7 @@
 // might then use them everywhere, also on a processor without it.
 #pragma once
 
+#include "cpu/simd/gdn_body.h"
 #include "cpu/simd/stage_backward.h"
 #include "cpu/simd/table.h"
 
@@ -204,7 +205,8 @@ SimdTable make_table(const char* name) {
           .parameter_gradient = parameter_gradient<V>,
           .input_row_gradient = input_row_gradient<V>,
           .matmul = matmul<V>,
-          .normalize = normalize<V>};
+          .normalize = normalize<V>,
+          .gdn = gdn_kernels<V>()};
 }
 
 }  // namespace

@@ -10,14 +10,18 @@ namespace meon::cpu {
 namespace {
 
 struct Avx2 {
+  using Element = float;
   // 16 registers: 4 channels x 2 columns of sums, 7 taps, a weight; or 2 channels x 5 taps of a gradient.
   static constexpr int kLanes = 8, kBlock = 4, kColumnVectors = 2, kGradientBlock = 2;
+  static constexpr int kGdnRows = 4, kGdnVectors = 3;  // 12 sums, 3 vectors of pixels, a weight
   using Mask = __m256;
   using Words = __m256i;
   __m256 v;
 
   static Avx2 load(const float* p) { return {_mm256_loadu_ps(p)}; }
   static void store(float* p, Avx2 a) { _mm256_storeu_ps(p, a.v); }
+  static Avx2 load_first(const float* p, int count) { return {_mm256_maskload_ps(p, first(count))}; }
+  static void store_first(float* p, Avx2 a, int count) { _mm256_maskstore_ps(p, first(count), a.v); }
   static Avx2 set1(float x) { return {_mm256_set1_ps(x)}; }
   static Avx2 add(Avx2 a, Avx2 b) { return {_mm256_add_ps(a.v, b.v)}; }
   static Avx2 mul(Avx2 a, Avx2 b) { return {_mm256_mul_ps(a.v, b.v)}; }
@@ -51,6 +55,12 @@ struct Avx2 {
       return {_mm256_blendv_ps(_mm256_div_ps(x.v, _mm256_sqrt_ps(n.v)), y, usual)};
     }
     return {y};
+  }
+
+  static void zip(Avx2 a, Avx2 b, Avx2& low, Avx2& high) {
+    const __m256 even = _mm256_unpacklo_ps(a.v, b.v), odd = _mm256_unpackhi_ps(a.v, b.v);
+    low = {_mm256_permute2f128_ps(even, odd, 0x20)};
+    high = {_mm256_permute2f128_ps(even, odd, 0x31)};
   }
 
   static Avx2 gather(const float* from, const int32_t* index) {
@@ -107,6 +117,10 @@ struct Avx2 {
   static Avx2 byte_of(Words w, int byte) {
     const __m256i x = _mm256_and_si256(_mm256_srli_epi32(w, 8 * byte), _mm256_set1_epi32(255));
     return {_mm256_cvtepi32_ps(x)};
+  }
+
+  static __m256i first(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
 };
 

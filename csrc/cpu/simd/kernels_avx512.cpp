@@ -10,13 +10,17 @@ namespace meon::cpu {
 namespace {
 
 struct Avx512 {
+  using Element = float;
   static constexpr int kLanes = 16, kBlock = 8, kColumnVectors = 4, kGradientBlock = 4;
+  static constexpr int kGdnRows = 8, kGdnVectors = 3;  // of 32 registers: 24 sums, 3 vectors of pixels, a weight
   using Mask = __mmask16;
   using Words = __m512i;
   __m512 v;
 
   static Avx512 load(const float* p) { return {_mm512_loadu_ps(p)}; }
   static void store(float* p, Avx512 a) { _mm512_storeu_ps(p, a.v); }
+  static Avx512 load_first(const float* p, int count) { return {_mm512_maskz_loadu_ps(first(count), p)}; }
+  static void store_first(float* p, Avx512 a, int count) { _mm512_mask_storeu_ps(p, first(count), a.v); }
   static Avx512 set1(float x) { return {_mm512_set1_ps(x)}; }
   static Avx512 add(Avx512 a, Avx512 b) { return {_mm512_add_ps(a.v, b.v)}; }
   static Avx512 mul(Avx512 a, Avx512 b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -48,6 +52,12 @@ struct Avx512 {
     const __mmask16 odd = _mm512_cmpge_epu32_mask(bits, _mm512_set1_epi32(kBitRange));
     if (__builtin_expect(odd != 0, 0)) y = _mm512_mask_div_ps(y, odd, x.v, _mm512_sqrt_ps(n.v));
     return {y};
+  }
+
+  static void zip(Avx512 a, Avx512 b, Avx512& low, Avx512& high) {
+    const __m512i at = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    low = {_mm512_permutex2var_ps(a.v, at, b.v)};
+    high = {_mm512_permutex2var_ps(a.v, _mm512_add_epi32(at, _mm512_set1_epi32(8)), b.v)};
   }
 
   static Avx512 gather(const float* from, const int32_t* index) {
@@ -109,6 +119,7 @@ struct Avx512 {
     return {_mm512_cvtepi32_ps(x)};
   }
 
+  static __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1); }
   static constexpr int kLowBits = (127 - 100) << 23, kBitRange = 200 << 23;  // norms in [2^-100, 2^100)
 };
 

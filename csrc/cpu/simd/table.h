@@ -6,6 +6,7 @@
 #include <string>
 
 #include "core/crop_plan.h"
+#include "cpu/gdn_tiles.h"
 
 namespace meon::cpu {
 
@@ -109,6 +110,8 @@ struct SimdTable {
 
   // x[i] = x[i] / sqrt(norm[i]), n a multiple of kRowPad.
   void (*normalize)(int64_t n, const float* norm, float* x);
+
+  GdnKernels<float> gdn;
 };
 
 // nullptr where this build has no such table (another processor family).
