@@ -66,9 +66,9 @@ def median_ms(call: Callable[[], object], repeats: int = 50) -> float:
     for _ in range(10):
         call()
     torch.cuda.synchronize()
-    times = []
+    times: list[float] = []
     for _ in range(repeats):
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
         start.record()
         call()
         end.record()

@@ -142,7 +142,7 @@ def test_infinity(bad: float) -> None:
 
 
 class Recorder(TorchDispatchMode):
-    """Notes the last argument of every conv_gdn_pool_backward: whether the input's gradient is computed."""
+    """Notes the tenth argument of every conv_gdn_pool_backward: whether the input's gradient is computed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,7 +150,7 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         if func is torch.ops.meon_ext.conv_gdn_pool_backward.default:
-            self.input_grads.append(args[-1])
+            self.input_grads.append(args[9])
         return func(*args, **(kwargs or {}))
 
 

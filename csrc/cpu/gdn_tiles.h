@@ -22,7 +22,7 @@ struct GdnGeometry {
   int64_t channels = 0;
   int64_t rows = 0;  // of output pixels in a sample
   int64_t row_length = 0;
-  Side x, y;  // of x, the distance between the first elements of two windows
+  Side x{}, y{};  // of x, the distance between the first elements of two windows
   int64_t pool = 1;
   int64_t window_row = 0, window_column = 0;  // from an element of a window to the one below, to the right
 };
