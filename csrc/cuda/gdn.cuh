@@ -155,6 +155,7 @@ __device__ __forceinline__ void load_tile(const GdnShape& s, const int64_t* orig
   });
 }
 
+// to: [N, C, S], at the offsets that load_tile reads from.
 template <class Tile, class T>
 __device__ __forceinline__ void store_tile(const GdnShape& s, const int64_t* origin, int64_t row0,
                                            const typename Tile::Acc* tile, T* to) {
@@ -168,7 +169,7 @@ __device__ __forceinline__ void store_tile(const GdnShape& s, const int64_t* ori
 
 // sum[i, p] += sum_j gamma[i, j] value(tile[j, p]), or gamma[j, i] where kTransposed, for the owned (i, p) of the rows
 // from row0 and all j of the rows from depth0, those of the tile. Begins with a barrier: the tile may have been written
-// right before.
+// right before.   gamma: [C, C]; tile: [kRows, kStride]; staged: [kDepth, kGammaStride]
 template <class Tile, bool kTransposed, class T, class F>
 __device__ __forceinline__ void multiply(const T* gamma, int64_t channels, int64_t row0, int64_t depth0,
                                          const typename Tile::Acc* tile, typename Tile::Acc* staged,
@@ -207,6 +208,7 @@ __device__ __forceinline__ Acc square(Acc v) {
 // n[i, p] = beta_i + sum_j gamma[i, j] x[j, p]^2 for the owned (i, p) of the rows from row0. Rows past the last channel
 // get 1, whose root is harmless. On return the tile holds the last rows of x that were read; with at most kRows
 // channels these are all of them. Some threads may still be reading it.
+// origin: [kPixels]; x: [N, C, S]; beta: [C]; gamma: [C, C]; tile, staged: as in multiply
 template <class Tile, class T>
 __device__ __forceinline__ void norms(const GdnShape& s, const int64_t* origin, int64_t row0, const T* x, const T* beta,
                                       const T* gamma, typename Tile::Acc* tile, typename Tile::Acc* staged,
@@ -290,8 +292,8 @@ struct Patch {
         j(threadIdx.x % Tile::kPatches) {}
 };
 
-// total += the sums over this tile's pixels. These are added up apart first: the rounding error then grows with the
-// number of pixels of a tile plus the number of tiles, not with their product.
+// total += the sums over this tile's pixels; both tiles: [kRows, kStride]. These are added up apart first: the rounding
+// error then grows with the number of pixels of a tile plus the number of tiles, not with their product.
 template <class Tile>
 __device__ __forceinline__ void add_parameter_sums(const typename Tile::Acc* t_tile, const typename Tile::Acc* x_tile,
                                                    ParameterSums<Tile>& total) {
@@ -357,7 +359,7 @@ __host__ __device__ inline int64_t gdn_partial_size(int64_t channels) { return c
 
 // ---- backward, all channels in one tile ----
 
-// grid: (splits); split b works on tiles b, b + splits, ...   partials: [splits, C * C + C]
+// Block b works on tiles b, b + splits, ...   partials: [splits, C * C + C]   grid: (splits)
 template <class T, int kRows>
 __global__ void __launch_bounds__(kGdnThreads, GdnTile<AccOf<T>, kRows>::kBackwardBlocks)
     gdn_backward_kernel(GdnBackward<T> p, int64_t tiles, AccOf<T>* partials) {
@@ -407,7 +409,7 @@ __global__ void __launch_bounds__(kGdnThreads, GdnTile<AccOf<T>, kRows>::kBackwa
 
 // ---- backward, more channels than a tile holds ----
 
-// First: inverse[n, c, s] = n^-1/2, laid out as x.   grid: (tiles of pixels, tiles of rows)
+// First: inverse = n^-1/2.   inverse: [N, C, S], laid out as x   grid: (tiles of pixels, tiles of rows)
 template <class T, int kRows>
 __global__ void __launch_bounds__(kGdnThreads, 1) gdn_inverse_norm_kernel(GdnBackward<T> p, AccOf<T>* inverse) {
   using Acc = AccOf<T>;
@@ -428,7 +430,7 @@ __global__ void __launch_bounds__(kGdnThreads, 1) gdn_inverse_norm_kernel(GdnBac
   store_tile<Tile>(p.shape, s.origin, row0, tile, inverse);
 }
 
-// Second: the gradient of x.   grid: (tiles of pixels, tiles of rows)
+// Second: the gradient of x.   inverse: [N, C, S]   grid: (tiles of pixels, tiles of rows)
 template <class T, int kRows>
 __global__ void __launch_bounds__(kGdnThreads, 1) gdn_input_gradient_kernel(GdnBackward<T> p, const AccOf<T>* inverse) {
   using Acc = AccOf<T>;
@@ -463,7 +465,8 @@ __global__ void __launch_bounds__(kGdnThreads, 1) gdn_input_gradient_kernel(GdnB
   });
 }
 
-// Third: the gradients of beta and gamma.   grid: (splits, tiles of rows, tiles of columns)
+// Third: the gradients of beta and gamma.   inverse: [N, C, S]; partials: [splits, C * C + C]
+// grid: (splits, tiles of rows, tiles of columns)
 template <class T, int kRows>
 __global__ void __launch_bounds__(kGdnThreads, 1)
     gdn_parameter_gradient_kernel(GdnBackward<T> p, int64_t tiles, const AccOf<T>* inverse, AccOf<T>* partials) {
