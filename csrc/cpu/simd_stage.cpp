@@ -274,7 +274,7 @@ class GroupBackward {
         s_(stage.s),
         columns_(stage.layout.columns),
         plane_(s_.out_channels * columns_),
-        band_(std::min(s_.out_h(), std::clamp<int64_t>(kBandBytes / (176 * columns_), 4, 16))),
+        band_(std::min(s_.out_h(), std::clamp<int64_t>(kBandBytes / (kBytesPerRow * columns_), 4, 8))),
         rows_(s_, stage.layout, std::move(taps), 4 * band_ + 3),
         y_(static_cast<size_t>(plane_)),
         grad_y_(static_cast<size_t>(plane_)),
@@ -310,7 +310,9 @@ class GroupBackward {
   }
 
  private:
-  static constexpr int64_t kBandBytes = 40 << 10;  // what one pass over a band reads, about the first-level cache
+  // What one pass over a band reads, taps of one channel and gradients of four, is to fit the first-level cache; but a
+  // band of few rows sums up its registers too often.
+  static constexpr int64_t kBandBytes = 40 << 10, kBytesPerRow = (4 * kTaps + 16) * 4;
 
   void begin(const Group& g) {
     std::fill(grad_y_.begin(), grad_y_.end(), 0.0f);
