@@ -368,5 +368,7 @@ def test_forked_child_and_no_torch(
     """A DataLoader's workers: threads in a child of a process that has had threads. Without importing torch."""
     path = tmp_path / "inputs.npz"
     np.savez(path, image=image, boxes=boxes, **tensors)  # type: ignore[arg-type]
-    done = subprocess.run([sys.executable, "-c", FORKED, path], capture_output=True, text=True, timeout=60, check=False)
+    # Not run from the checkout, whose folder meon_ext would hide the installed package.
+    command = [sys.executable, "-c", FORKED, str(path)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

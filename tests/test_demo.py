@@ -114,5 +114,7 @@ def test_demo_imports_neither_torch_nor_skimage() -> None:
         "import sys\nfrom meon_ext.cli import main\nmain(['demo'])\n"
         "print([name for name in ('torch', 'skimage', 'scipy') if name in sys.modules])"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
     assert result.stdout.splitlines()[-1] == "[]"

@@ -600,7 +600,9 @@ def test_fifo_does_not_hang(tmp_path: Path) -> None:
     fifo = tmp_path / "a.png"
     os.mkfifo(fifo)
     code = f"from meon_ext.images import load_image; load_image({str(fifo)!r})"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent
+    )
     assert result.returncode == 1
     assert "not a regular file" in result.stderr
 
@@ -744,5 +746,7 @@ def test_memory_error_names_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_importing_costs_neither_torch_nor_pillow() -> None:
     code = "import sys, meon_ext.images; print([m for m in ('torch', 'PIL') if m in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+    )
     assert result.stdout.strip() == "[]"

@@ -30,6 +30,16 @@ def backward(grad: torch.Tensor, *options: Any) -> object:
     return OPS.conv_gdn_pool_backward(grad, X, *STAGE, *(options or (ONES, ZEROS, 2)), True)
 
 
+# The shape of stage that keeps something for its backward, and what it keeps.
+KEEPING = (torch.ones(8, 3, 5, 5), torch.ones(8), torch.ones(8), torch.ones(8, 8))
+KEEPING_OPTIONS = ([2, 2], [2, 2], 2)
+KEPT = OPS.conv_gdn_pool_train(X, *KEEPING, *KEEPING_OPTIONS)[1]
+
+
+def backward_with(kept: torch.Tensor) -> object:
+    return OPS.conv_gdn_pool_backward(torch.ones(2, 8, 2, 2), X, *KEEPING, *KEEPING_OPTIONS, True, kept)
+
+
 GRAD = torch.ones(2, 4, 3, 3)
 NO_CHANNELS = torch.ones(4, 0, 2, 2)
 
@@ -95,6 +105,26 @@ WALL: list[tuple[str, Callable[[], object]]] = [
     ("conv_backward: other stride", lambda: backward(GRAD, [2, 1], ZEROS, 2)),
     ("conv_backward: padding big", lambda: backward(GRAD, ONES, [BIG, BIG], 1)),
     ("conv_backward: pool huge", lambda: backward(GRAD, ONES, ZEROS, HUGE)),
+    ("conv_backward: kept short", lambda: backward_with(KEPT[1:])),
+    ("conv_backward: kept 2-D", lambda: backward_with(KEPT[None])),
+    ("conv_backward: kept empty", lambda: backward_with(KEPT[:0])),
+    ("conv_backward: kept float64", lambda: backward_with(KEPT.double())),
+    ("conv_backward: kept meta", lambda: backward_with(KEPT.to("meta"))),
+    (
+        "conv_backward: kept by a stage that keeps nothing",
+        lambda: OPS.conv_gdn_pool_backward(GRAD, X, *STAGE, ONES, ZEROS, 2, True, KEPT),
+    ),
+    ("conv_train: x channels", lambda: OPS.conv_gdn_pool_train(X[:, :2], *KEEPING, *KEEPING_OPTIONS)),
+    ("conv_train: x 3-D", lambda: OPS.conv_gdn_pool_train(X[0], *KEEPING, *KEEPING_OPTIONS)),
+    (
+        "conv_train: gamma meta",
+        lambda: OPS.conv_gdn_pool_train(X, *KEEPING[:3], KEEPING[3].to("meta"), *KEEPING_OPTIONS),
+    ),
+    ("conv_train: too small", lambda: OPS.conv_gdn_pool_train(X[:, :, :1, :1], *KEEPING, *KEEPING_OPTIONS)),
+    (
+        "crops_train: box outside",
+        lambda: OPS.crop_conv_gdn_pool_train(IMAGE, BOXES + 1, *KEEPING, [CROP, CROP], *KEEPING_OPTIONS),
+    ),
     ("crops: image float", lambda: direct_crops(IMAGE.float())),
     ("crops: image 2-D", lambda: direct_crops(IMAGE[..., 0])),
     ("crops: image 0-D", lambda: direct_crops(IMAGE[0, 0, 0])),
@@ -160,6 +190,8 @@ def test_wall_has_a_door() -> None:
     assert OPS.gdn(X, BETA, GAMMA).shape == X.shape
     assert direct(0, X).shape == GRAD.shape  # type: ignore[attr-defined]
     assert backward(GRAD)[0].shape == X.shape  # type: ignore[index]
+    assert backward_with(KEPT)[0].shape == X.shape  # type: ignore[index]
+    assert KEPT.numel() > 0
     assert direct_crops().shape == (2, 4, 5, 6)  # type: ignore[attr-defined]
     assert OPS.extract_crops_backward(torch.ones(4, 1, 2, 2), 4, 4, 2).shape == (4, 4, 1)
 
@@ -174,6 +206,16 @@ def test_big_stride_and_padding() -> None:
     _, *grads = run(lambda w: ops.conv_gdn_pool(X, w, *STAGE[1:], BIG, BIG, 1), [WEIGHT.clone().requires_grad_()])
     assert bool(grads[0].isfinite().all())
     assert OPS.extract_crops(IMAGE, 4, BIG, False).shape == (4, 3, 4, 4)
+
+
+@pytest.mark.parametrize("name", ["crop_conv_gdn_pool", "crop_conv_gdn_pool_train"])
+def test_no_crops_of_a_big_size(name: str) -> None:
+    """Working memory is for what there is to do, which is nothing."""
+    out = getattr(OPS, name)(IMAGE, BOXES[:0], *KEEPING, [BIG, BIG], *KEEPING_OPTIONS)
+    y = out if isinstance(out, torch.Tensor) else out[0]
+    assert y.shape == (0, 8, 2**29, 2**29)
+    grads = OPS.crop_conv_gdn_pool_backward(y, IMAGE, BOXES[:0], *KEEPING, [BIG, BIG], *KEEPING_OPTIONS)
+    assert not any(bool(g.any()) for g in grads)
 
 
 def test_meta() -> None:

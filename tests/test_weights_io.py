@@ -479,5 +479,7 @@ def test_importing_and_reading_needs_no_torch(valid: Path) -> None:
         "assert 'safetensors' not in sys.modules\n"
         "print(read_weights(sys.argv[1]).score_name)"
     )
-    done = subprocess.run([sys.executable, "-c", code, valid], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code, valid], capture_output=True, text=True, check=False, cwd=Path(__file__).parent
+    )
     assert (done.returncode, done.stdout) == (0, "DMOS\n"), done.stderr

@@ -448,6 +448,7 @@ auto cropped(const Stage& stage, const CropInput& crops) {
 }  // namespace
 
 bool has_simd_stage(const ConvShape& s) {
+  if (s.batch == 0) return false;  // working memory, as wide as the input, for nothing
   const bool channels = s.out_channels == 8 || s.out_channels == 16 || s.out_channels == 32;
   return channels && s.kernel_h == 5 && s.kernel_w == 5 && s.stride_h == 2 && s.stride_w == 2 && s.pad_h == 2 &&
          s.pad_w == 2 && s.pool == 2;
