@@ -58,12 +58,14 @@ def gdn_inputs(
     scale: float = 1,
     beta_floor: float = 0.1,
 ) -> list[Tensor]:
-    """x, beta, gamma; gamma is asymmetric and about a fifth of its entries are 0. Leaves that require grad."""
+    """x, beta, gamma; gamma is asymmetric and about a fifth of its entries are 0, but never a row: where nothing
+    normalises a huge activation, the gradients are past the largest number. Leaves that require grad."""
     channels = shape[1]
     x = scale * torch.randn(*shape, generator=generator, dtype=torch.float64)
     beta = beta_floor * (1 + torch.rand(channels, generator=generator, dtype=torch.float64))
-    gamma = torch.rand(channels, channels, generator=generator, dtype=torch.float64) - 0.2
-    return leaves([x, beta, gamma.clamp(min=0) / max(channels, 1) ** 0.5], dtype)
+    gamma = (torch.rand(channels, channels, generator=generator, dtype=torch.float64) - 0.2).clamp(min=0)
+    gamma.diagonal().clamp_(min=0.1)
+    return leaves([x, beta, gamma / max(channels, 1) ** 0.5], dtype)
 
 
 @dataclass(frozen=True)
