@@ -1,7 +1,9 @@
 // What the kernels must compute, in the simplest loops, with the bound on the rounding that a kernel in T may show.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "bounded.h"
@@ -78,27 +80,17 @@ struct GdnOracle {
   }
 };
 
-// Convolution, GDN and max-pool of x [N, Cin, H, W], and their derivatives.
+// GDN and max-pool of planes [N, C, H, W], and their derivatives.
 template <class T>
-class StageOracle {
+class PooledGdnOracle {
  public:
-  StageOracle(const ConvShape& shape, std::vector<T> x, std::vector<T> weight, const std::vector<T>& bias,
-              const std::vector<T>& beta, const std::vector<T>& gamma)
-      : s_(shape), x_(std::move(x)), weight_(std::move(weight)), gdn_{s_.batch, s_.out_channels, plane(), {}, {}, {}} {
-    gdn_.beta = bounded(beta);
-    gdn_.gamma = bounded(gamma);
-    for (int64_t n = 0; n < s_.batch; ++n) {
-      for (int64_t co = 0; co < s_.out_channels; ++co) {
-        for (int64_t s = 0; s < plane(); ++s) {
-          Sum<T> sum;
-          sum.add(bias[static_cast<size_t>(co)]);
-          each_tap(n, co, s, [&](size_t x_at, size_t w_at) { sum.add(Bounded<T>(x_[x_at]) * weight_[w_at]); });
-          gdn_.x.push_back(sum.result());
-        }
-      }
-    }
+  // gdn.x is [N, C, height * width].
+  PooledGdnOracle(GdnOracle<T> gdn, int64_t height, int64_t width, int64_t pool)
+      : gdn_(std::move(gdn)), width_(width), pool_(pool), out_h_(height / pool), out_w_(width / pool) {
     y_ = gdn_.forward();
   }
+
+  const GdnOracle<T>& gdn() const { return gdn_; }
 
   Tensor<T> forward() const {
     Tensor<T> out;
@@ -125,26 +117,72 @@ class StageOracle {
     return out;
   }
 
+  // grad [N, C, height / pool, width / pool], 0 where not decided.
+  typename GdnOracle<T>::Gradients backward(const std::vector<T>& grad) const {
+    std::vector<T> routed(y_.size());
+    size_t next = 0;
+    each_window([&](const std::vector<size_t>&, size_t best) { routed[best] = grad[next++]; });
+    return gdn_.backward(routed);
+  }
+
+ private:
+  // Every pool window in the order of the outputs: where its elements are, and the first of the largest.
+  template <class F>
+  void each_window(F&& f) const {
+    for (int64_t n = 0; n < gdn_.N; ++n) {
+      for (int64_t c = 0; c < gdn_.C; ++c) {
+        for (int64_t row = 0; row < out_h_; ++row) {
+          for (int64_t column = 0; column < out_w_; ++column) {
+            std::vector<size_t> window;
+            for (int64_t k = 0; k < pool_ * pool_; ++k) {
+              const int64_t h = row * pool_ + k / pool_, w = column * pool_ + k % pool_;
+              window.push_back(gdn_.at(n, c, h * width_ + w));
+            }
+            size_t best = window[0];
+            for (const size_t at : window) best = y_[at].value > y_[best].value ? at : best;
+            f(window, best);
+          }
+        }
+      }
+    }
+  }
+
+  GdnOracle<T> gdn_;
+  int64_t width_, pool_, out_h_, out_w_;
+  Tensor<T> y_;  // not pooled
+};
+
+// Convolution, GDN and max-pool of x [N, Cin, H, W], and their derivatives.
+template <class T>
+class StageOracle {
+ public:
+  StageOracle(const ConvShape& shape, std::vector<T> x, std::vector<T> weight, const std::vector<T>& bias,
+              const std::vector<T>& beta, const std::vector<T>& gamma)
+      : s_(shape),
+        x_(std::move(x)),
+        weight_(std::move(weight)),
+        pooled_({s_.batch, s_.out_channels, plane(), convolved(bias), bounded(beta), bounded(gamma)}, s_.conv_h(),
+                s_.conv_w(), s_.pool) {}
+
+  Tensor<T> forward() const { return pooled_.forward(); }
+  std::vector<bool> decided() const { return pooled_.decided(); }
+
   struct Gradients {
     Tensor<T> x, weight, bias, beta, gamma;
   };
 
   // grad [N, Cout, Hp, Wp], 0 where not decided.
   Gradients backward(const std::vector<T>& grad) const {
-    std::vector<T> routed(y_.size());
-    size_t next = 0;
-    each_window([&](const std::vector<size_t>&, size_t best) { routed[best] = grad[next++]; });
-    auto through = gdn_.backward(routed);
-
-    std::vector<Sum<T>> x_sums(x_.size()), weight_sums(weight_.size()), bias_sums(gdn_.beta.size());
+    auto through = pooled_.backward(grad);
+    std::vector<Sum<T>> x_sums(x_.size()), weight_sums(weight_.size()), bias_sums(through.beta.size());
     for (int64_t n = 0; n < s_.batch; ++n) {
       for (int64_t co = 0; co < s_.out_channels; ++co) {
         for (int64_t s = 0; s < plane(); ++s) {
-          const Bounded<T> dz = through.x[gdn_.at(n, co, s)];
+          const Bounded<T> dz = through.x[pooled_.gdn().at(n, co, s)];
           bias_sums[static_cast<size_t>(co)].add(dz);
           each_tap(n, co, s, [&](size_t x_at, size_t w_at) {
-            x_sums[x_at].add(dz * Bounded<T>(weight_[w_at]));
-            weight_sums[w_at].add(dz * Bounded<T>(x_[x_at]));
+            x_sums[x_at].add(dz * weight_[w_at]);
+            weight_sums[w_at].add(dz * x_[x_at]);
           });
         }
       }
@@ -160,6 +198,21 @@ class StageOracle {
 
  private:
   int64_t plane() const { return s_.conv_h() * s_.conv_w(); }
+
+  Tensor<T> convolved(const std::vector<T>& bias) const {
+    Tensor<T> z;
+    for (int64_t n = 0; n < s_.batch; ++n) {
+      for (int64_t co = 0; co < s_.out_channels; ++co) {
+        for (int64_t s = 0; s < plane(); ++s) {
+          Sum<T> sum;
+          sum.add(bias[static_cast<size_t>(co)]);
+          each_tap(n, co, s, [&](size_t x_at, size_t w_at) { sum.add(Bounded<T>(x_[x_at]) * weight_[w_at]); });
+          z.push_back(sum.result());
+        }
+      }
+    }
+    return z;
+  }
 
   // Every pair of an input and a weight that convolution output (n, co, s) is the sum of.
   template <class F>
@@ -177,31 +230,9 @@ class StageOracle {
     }
   }
 
-  // Every pool window in the order of the outputs: where its elements are, and the first of the largest.
-  template <class F>
-  void each_window(F&& f) const {
-    for (int64_t n = 0; n < s_.batch; ++n) {
-      for (int64_t c = 0; c < s_.out_channels; ++c) {
-        for (int64_t row = 0; row < s_.out_h(); ++row) {
-          for (int64_t column = 0; column < s_.out_w(); ++column) {
-            std::vector<size_t> window;
-            for (int64_t k = 0; k < s_.pool * s_.pool; ++k) {
-              const int64_t h = row * s_.pool + k / s_.pool, w = column * s_.pool + k % s_.pool;
-              window.push_back(gdn_.at(n, c, h * s_.conv_w() + w));
-            }
-            size_t best = window[0];
-            for (const size_t at : window) best = y_[at].value > y_[best].value ? at : best;
-            f(window, best);
-          }
-        }
-      }
-    }
-  }
-
   ConvShape s_;
   std::vector<T> x_, weight_;
-  GdnOracle<T> gdn_;  // of the convolution's output
-  Tensor<T> y_;
+  PooledGdnOracle<T> pooled_;
 };
 
 }  // namespace meon::test

@@ -13,6 +13,7 @@ using meon::Serial;
 using meon::Threads;
 using meon::test::agrees;
 using meon::test::fresh_seed;
+using meon::test::on_every_instruction_set;
 using meon::test::Random;
 using meon::test::same_bits;
 using meon::test::StageOracle;
@@ -128,6 +129,7 @@ std::vector<Case> cases() {
   return {
       {shape_of(2, 3, 13, 15, 8, 5, 5, 2, 2, 2, 2, 2)},
       {shape_of(2, 8, 11, 9, 16, 5, 5, 2, 2, 2, 2, 2)},
+      {shape_of(3, 4, 7, 6, 32, 5, 5, 2, 2, 2, 2, 2)},
       {shape_of(1, 32, 4, 4, 64, 3, 3, 1, 1, 0, 0, 2)},
       {shape_of(1, 3, 5, 6, 17, 1, 1, 1, 1, 0, 0, 1)},
       {shape_of(2, 2, 13, 11, 3, 2, 3, 1, 3, 0, 1, 3)},
@@ -152,7 +154,9 @@ void check_all_cases() {
   const uint32_t seed = fresh_seed();
   INFO("MEON_TEST_SEED=" << seed);
   Random random(seed);
-  for (const Case& c : cases()) check_against_oracle<T>(c, random);
+  on_every_instruction_set([&] {
+    for (const Case& c : cases()) check_against_oracle<T>(c, random);
+  });
 }
 
 }  // namespace
@@ -263,47 +267,56 @@ TEST(gradients_are_those_of_the_forward) {
   }
 }
 
+namespace {
+
+constexpr int64_t kHeight = 19, kWidth = 23;
+
+void check_crops(const ConvShape& s, Random& random) {
+  INFO("batch " << s.batch << ", output channels " << s.out_channels << ", pool " << s.pool);
+  const auto image = random.bytes(kHeight * kWidth * s.in_channels);
+  Inputs<float> in(s, random);
+  std::vector<int64_t> boxes;
+  in.x.clear();
+  for (int64_t k = 0; k < s.batch; ++k) {
+    // The first and last touch the corners.
+    const int64_t x0 = k == 0 ? 0 : k == s.batch - 1 ? kWidth - s.in_w : random.integer(0, kWidth - s.in_w);
+    const int64_t y0 = k == 0 ? 0 : k == s.batch - 1 ? kHeight - s.in_h : random.integer(0, kHeight - s.in_h);
+    boxes.insert(boxes.end(), {x0, y0, x0 + s.in_w, y0 + s.in_h});
+    for (int64_t c = 0; c < s.in_channels; ++c) {
+      for (int64_t y = y0; y < y0 + s.in_h; ++y) {
+        for (int64_t x = x0; x < x0 + s.in_w; ++x) {
+          in.x.push_back(image[static_cast<size_t>((y * kWidth + x) * s.in_channels + c)]);
+        }
+      }
+    }
+  }
+  const Outputs<float> want = run(in, Serial(), false);
+  const CropInput crops{image.data(), kWidth, boxes.data()};
+  for (const int threads : {1, 3}) {
+    Outputs<float> got(in);
+    meon::cpu::crop_conv_gdn_pool_forward<float>(
+        {s, crops, in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(), got.y.data()}, Threads(threads));
+    meon::cpu::crop_conv_gdn_pool_backward<float>(
+        {s, crops, in.grad.data(), in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(),
+         got.grad_weight.data(), got.grad_bias.data(), got.grad_beta.data(), got.grad_gamma.data()},
+        Threads(threads));
+    CHECK(got.same_parameters(want));
+  }
+}
+
+}  // namespace
+
 // Crops read where they lie give, to the bit, what the same crops give when they are cut out first.
 TEST(crops_equal_tensors) {
   const uint32_t seed = fresh_seed();
   INFO("MEON_TEST_SEED=" << seed);
   Random random(seed);
-  constexpr int64_t kHeight = 19, kWidth = 23;
-  for (const ConvShape& s :
-       {shape_of(6, 3, 9, 11, 8, 5, 5, 2, 2, 2, 2, 2), shape_of(4, 3, 9, 11, 5, 2, 3, 1, 3, 4, 5, 1),
-        shape_of(2, 1, 19, 23, 4, 3, 3, 1, 1, 1, 1, 3), shape_of(0, 3, 9, 11, 8, 5, 5, 2, 2, 2, 2, 2)}) {
-    INFO("batch " << s.batch << ", pool " << s.pool);
-    const auto image = random.bytes(kHeight * kWidth * s.in_channels);
-    Inputs<float> in(s, random);
-    std::vector<int64_t> boxes;
-    in.x.clear();
-    for (int64_t k = 0; k < s.batch; ++k) {
-      // The first and last touch the corners.
-      const int64_t x0 = k == 0 ? 0 : k == s.batch - 1 ? kWidth - s.in_w : random.integer(0, kWidth - s.in_w);
-      const int64_t y0 = k == 0 ? 0 : k == s.batch - 1 ? kHeight - s.in_h : random.integer(0, kHeight - s.in_h);
-      boxes.insert(boxes.end(), {x0, y0, x0 + s.in_w, y0 + s.in_h});
-      for (int64_t c = 0; c < s.in_channels; ++c) {
-        for (int64_t y = y0; y < y0 + s.in_h; ++y) {
-          for (int64_t x = x0; x < x0 + s.in_w; ++x) {
-            in.x.push_back(image[static_cast<size_t>((y * kWidth + x) * s.in_channels + c)]);
-          }
-        }
-      }
-    }
-    const Outputs<float> want = run(in, Serial(), false);
-    const CropInput crops{image.data(), kWidth, boxes.data()};
-    for (const int threads : {1, 3}) {
-      Outputs<float> got(in);
-      meon::cpu::crop_conv_gdn_pool_forward<float>(
-          {s, crops, in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(), got.y.data()},
-          Threads(threads));
-      meon::cpu::crop_conv_gdn_pool_backward<float>(
-          {s, crops, in.grad.data(), in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(),
-           got.grad_weight.data(), got.grad_bias.data(), got.grad_beta.data(), got.grad_gamma.data()},
-          Threads(threads));
-      CHECK(got.same_parameters(want));
-    }
-  }
+  on_every_instruction_set([&] {
+    check_crops(shape_of(6, 3, 9, 11, 8, 5, 5, 2, 2, 2, 2, 2), random);
+    check_crops(shape_of(4, 3, 9, 11, 5, 2, 3, 1, 3, 4, 5, 1), random);
+    check_crops(shape_of(2, 1, 19, 23, 4, 3, 3, 1, 1, 1, 1, 3), random);
+    check_crops(shape_of(0, 3, 9, 11, 8, 5, 5, 2, 2, 2, 2, 2), random);
+  });
 }
 
 int main(int argc, char** argv) { return meon::test::run(argc, argv); }

@@ -11,6 +11,7 @@ using meon::Threads;
 using meon::test::agrees;
 using meon::test::fresh_seed;
 using meon::test::GdnOracle;
+using meon::test::on_every_instruction_set;
 using meon::test::Random;
 using meon::test::same_bits;
 
@@ -130,14 +131,18 @@ TEST(agrees_with_the_oracle_in_float) {
   const uint32_t seed = fresh_seed();
   INFO("MEON_TEST_SEED=" << seed);
   Random random(seed);
-  for (const Case& c : kCases) check_against_oracle<float>(c, random);
+  on_every_instruction_set([&] {
+    for (const Case& c : kCases) check_against_oracle<float>(c, random);
+  });
 }
 
 TEST(agrees_with_the_oracle_in_double) {
   const uint32_t seed = fresh_seed();
   INFO("MEON_TEST_SEED=" << seed);
   Random random(seed);
-  for (const Case& c : kCases) check_against_oracle<double>(c, random);
+  on_every_instruction_set([&] {
+    for (const Case& c : kCases) check_against_oracle<double>(c, random);
+  });
 }
 
 TEST(nothing_gives_gradients_of_zero) {
