@@ -13,6 +13,12 @@ def crop_grid(height: int, width: int, size: int = 256, stride: int = 128) -> ND
     positive, and when there would be more than 2^32 boxes.
     """
 
+def multiply_adds(rounds: int, threads: int = 0) -> float:
+    """Keep every thread busy with float32 multiply-adds in registers, on the instruction set in use: no faster code is
+    possible. Returns how many FLOP that were; time the call to have the processor's peak. Raises ValueError for rounds
+    outside 1..2^40 or a negative ``threads``.
+    """
+
 class Network:
     """MEON (GDN, fusion) over float32 weights named as in ``meon_ext.weights_io``."""
 

@@ -10,6 +10,9 @@ namespace {
 // that put several lattices between one crop row and the next.
 constexpr int64_t kKept[kSharedStages + 1] = {8, 12, 40, 8};
 
+// The rows of an image lie too far apart for the processor to fetch them by itself.
+constexpr int64_t kRowsAhead = 8;
+
 }  // namespace
 
 RowCache::RowCache(int64_t capacity, int64_t row_size)
@@ -102,7 +105,8 @@ const float* CropStrip::pixel_row(int64_t y) {
   if (fresh) return slot.data;
   const uint8_t* row = image_.image + y * image_.image_w * kImageChannels;
   for (const Run& run : runs_) {
-    net_.simd().pixels_to_taps(row + run.pixel * kImageChannels, run.count, slot.data + run.at, run_stride_);
+    net_.simd().pixels_to_taps(row + run.pixel * kImageChannels, run.count, slot.data + run.at, run_stride_,
+                               kRowsAhead * image_.image_w * kImageChannels);
   }
   float* rim = slot.data + kImageChannels * 4 * run_stride_;
   for (size_t i = 0; i < rim_.size(); ++i) {

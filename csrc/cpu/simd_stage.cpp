@@ -7,6 +7,7 @@
 #include "core/crop_plan.h"
 #include "core/layers.h"
 #include "cpu/pack.h"
+#include "cpu/prefetch.h"
 #include "cpu/reduction.h"
 #include "cpu/simd/table.h"
 #include "cpu/stage.h"
@@ -15,19 +16,38 @@ namespace meon::cpu {
 namespace {
 
 // How samples share a row of vectors. Narrow samples stand side by side, so that vectors are full; a sample's lanes
-// never meet its neighbours', so results do not depend on who they are.
+// never meet its neighbours', so results do not depend on who they are. In a row of its own a sample's columns share
+// taps: half as much to write, and to keep in the first-level cache.
 struct Layout {
   int64_t pitch;    // columns of one sample, of 4 input columns each; the last may hold no output (pool drops it)
   int64_t group;    // samples side by side
   int64_t columns;  // of a group, padded
+  bool shared_taps;
+  int64_t tap_stride;                           // as StageRow takes it
   std::vector<int32_t> has_previous, has_next;  // [columns], as the kernels take them
 
   explicit Layout(const ConvShape& s)
-      : pitch((s.in_w + 3) / 4), group(std::max<int64_t>(1, kRowPad / pitch)), columns(padded(pitch * group)) {
+      : pitch((s.in_w + 3) / 4),
+        group(std::max<int64_t>(1, kRowPad / pitch)),
+        columns(padded(pitch * group)),
+        shared_taps(group == 1),
+        tap_stride(shared_taps ? columns + kRowPad : columns) {
     for (auto* mask : {&has_previous, &has_next}) mask->resize(static_cast<size_t>(columns));
     for (int64_t i = 0; i < pitch * group; ++i) {
       has_previous[static_cast<size_t>(i)] = i % pitch > 0 ? -1 : 0;
       has_next[static_cast<size_t>(i)] = i % pitch < pitch - 1 ? -1 : 0;
+    }
+  }
+
+  // Floats of one channel of an input row.
+  int64_t taps() const { return (shared_taps ? kSharedTaps : kTaps) * tap_stride; }
+
+  // line [4 columns] -> to [taps()]
+  void to_taps(const SimdTable& simd, const float* line, float* to) const {
+    if (shared_taps) {
+      simd.line_to_shared_taps(line, columns, to, tap_stride);
+    } else {
+      simd.line_to_taps(line, columns, has_previous.data(), has_next.data(), to);
     }
   }
 
@@ -53,8 +73,14 @@ Group group_at(const ConvShape& s, const Layout& layout, int64_t index) {
   return {first, std::min(layout.group, s.batch - first)};
 }
 
-// Copies between rows of a group [channels][columns] and rows [out_w] of each sample's planes [channels][out_h][out_w].
-// A row [4][Cout][columns] of `kept`.
+// Neighbouring rows are read one plane after the other, a pattern that the processor does not see by itself: this
+// fetches the row that lies `ahead` rows behind this one.
+void prefetch_rows(const float* row, int64_t width, int64_t ahead) {
+  constexpr int64_t kFloat = sizeof(float);
+  prefetch(row, ahead * width * kFloat, width * kFloat);
+}
+
+// Where a row [4][Cout][columns] of `kept` begins.
 int64_t kept_at(const ConvShape& s, const Layout& layout, const Group& g, int64_t row) {
   return (g.first / layout.group * s.out_h() + row) * 4 * s.out_channels * layout.columns;
 }
@@ -66,6 +92,7 @@ void clear_columns(const std::vector<int64_t>& invalid, const ConvShape& s, cons
   }
 }
 
+// Copies between rows of a group [channels][columns] and rows [out_w] of each sample's planes [channels][out_h][out_w].
 void put_row(const ConvShape& s, const Layout& layout, const Group& g, int64_t row, const float* from, float* y) {
   for (int64_t n = 0; n < g.count; ++n) {
     for (int64_t c = 0; c < s.out_channels; ++c) {
@@ -78,8 +105,9 @@ void put_row(const ConvShape& s, const Layout& layout, const Group& g, int64_t r
 void get_row(const ConvShape& s, const Layout& layout, const Group& g, int64_t row, const float* y, float* to) {
   for (int64_t n = 0; n < g.count; ++n) {
     for (int64_t c = 0; c < s.out_channels; ++c) {
-      std::copy_n(y + (((g.first + n) * s.out_channels + c) * s.out_h() + row) * s.out_w(), s.out_w(),
-                  to + c * layout.columns + n * layout.pitch);
+      const float* from = y + (((g.first + n) * s.out_channels + c) * s.out_h() + row) * s.out_w();
+      prefetch_rows(from, s.out_w(), 2);
+      std::copy_n(from, s.out_w(), to + c * layout.columns + n * layout.pitch);
     }
   }
 }
@@ -90,10 +118,11 @@ class PlanarTaps {
   PlanarTaps(const ConvShape& s, const Layout& layout, const SimdTable& simd, const float* x)
       : s_(s), layout_(layout), simd_(simd), x_(x), line_(static_cast<size_t>(4 * layout.columns)) {}
 
-  // to: [Cin][kTaps][columns]
+  // to: [Cin][layout.taps()]
   void fill(const Group& g, int64_t y, float* to) {
     for (int64_t c = 0; c < s_.in_channels; ++c) {
       const float* row = x_ + ((g.first * s_.in_channels + c) * s_.in_h + y) * s_.in_w;
+      prefetch_rows(row, s_.in_w, 8);
       if (s_.in_w != 4 * layout_.columns) {
         // What lies past a sample's last column stays zero from the start.
         for (int64_t n = 0; n < g.count; ++n) {
@@ -101,8 +130,7 @@ class PlanarTaps {
         }
         row = line_.data();
       }
-      simd_.line_to_taps(row, layout_.columns, layout_.has_previous.data(), layout_.has_next.data(),
-                         to + c * kTaps * layout_.columns);
+      layout_.to_taps(simd_, row, to + c * layout_.taps());
     }
   }
 
@@ -121,6 +149,9 @@ class CropTaps {
       : s_(s), layout_(layout), simd_(simd), crops_(crops), line_(static_cast<size_t>(4 * layout.columns)) {}
 
   void fill(const Group& g, int64_t y, float* to) {
+    if (s_.in_channels == kImageChannels && layout_.shared_taps && s_.in_w % 4 == 0 && s_.in_w > 8) {
+      return fill_pixels(crop_source(crops_, kImageChannels, g.first).at(0, y), to);
+    }
     for (int64_t c = 0; c < s_.in_channels; ++c) {
       for (int64_t n = 0; n < g.count; ++n) {
         const CropSource source = crop_source(crops_, s_.in_channels, g.first + n);
@@ -128,12 +159,28 @@ class CropTaps {
         float* line = line_.data() + 4 * layout_.pitch * n;
         for (int64_t x = 0; x < s_.in_w; ++x) line[x] = static_cast<float>(row[x * source.step]);
       }
-      simd_.line_to_taps(line_.data(), layout_.columns, layout_.has_previous.data(), layout_.has_next.data(),
-                         to + c * kTaps * layout_.columns);
+      layout_.to_taps(simd_, line_.data(), to + c * layout_.taps());
     }
   }
 
  private:
+  // Tap t of column i is pixel 4 i + t - 2. The kernel takes the columns that read nothing outside of the crop; those
+  // at its sides are zero there, and have been from the start.
+  void fill_pixels(const uint8_t* row, float* to) {
+    const int64_t columns = s_.in_w / 4, stride = layout_.tap_stride;
+    simd_.pixels_to_taps(row + 2 * kImageChannels, columns - 2, to + 1, stride, 8 * crops_.image_w * kImageChannels);
+    for (int64_t c = 0; c < kImageChannels; ++c, to += layout_.taps()) {
+      auto put = [&](int64_t tap, int64_t column) {
+        to[tap * stride + column] = static_cast<float>(row[(4 * column + tap - 2) * kImageChannels + c]);
+      };
+      put(2, 0);
+      put(3, 0);
+      put(3, columns - 1);
+      put(0, columns);
+      put(1, columns);
+    }
+  }
+
   const ConvShape& s_;
   const Layout& layout_;
   const SimdTable& simd_;
@@ -148,7 +195,7 @@ class TapRows {
   TapRows(const ConvShape& s, const Layout& layout, Taps taps, int64_t capacity)
       : s_(s),
         taps_(std::move(taps)),
-        size_(s.in_channels * kTaps * layout.columns),
+        size_(s.in_channels * layout.taps()),
         rows_(static_cast<size_t>(capacity), -1),
         memory_(static_cast<size_t>((capacity + 1) * size_)) {}
 
@@ -198,8 +245,9 @@ struct Stage {
 
   // inputs: [kTaps] input rows in taps form; y [Cout][columns]; z as StageRow's.
   void forward_row(const float* const* inputs, float* y, float* z) const {
-    by_channels(s.out_channels, simd.stage_row_8, simd.stage_row_16, simd.stage_row_32)(
-        {inputs, s.in_channels, layout.columns, weight.data(), bias, beta, gamma.data(), y, layout.columns, z});
+    by_channels(s.out_channels, simd.stage_row_8, simd.stage_row_16,
+                simd.stage_row_32)({inputs, s.in_channels, layout.columns, weight.data(), bias, beta, gamma.data(), y,
+                                    layout.columns, z, layout.shared_taps, layout.tap_stride});
   }
 
   template <class Taps>
@@ -274,7 +322,7 @@ class GroupBackward {
         s_(stage.s),
         columns_(stage.layout.columns),
         plane_(s_.out_channels * columns_),
-        band_(std::min(s_.out_h(), std::clamp<int64_t>(kBandBytes / (kBytesPerRow * columns_), 4, 8))),
+        band_(std::min(s_.out_h(), std::clamp<int64_t>(kBandBytes / bytes_per_row(), 4, 8))),
         rows_(s_, stage.layout, std::move(taps), 4 * band_ + 3),
         y_(static_cast<size_t>(plane_)),
         grad_y_(static_cast<size_t>(plane_)),
@@ -312,7 +360,8 @@ class GroupBackward {
  private:
   // What one pass over a band reads, taps of one channel and gradients of four, is to fit the first-level cache; but a
   // band of few rows sums up its registers too often.
-  static constexpr int64_t kBandBytes = 40 << 10, kBytesPerRow = (4 * kTaps + 16) * 4;
+  static constexpr int64_t kBandBytes = 40 << 10;
+  int64_t bytes_per_row() const { return (4 * stage_.layout.taps() + 16 * columns_) * int64_t{sizeof(float)}; }
 
   void begin(const Group& g) {
     std::fill(grad_y_.begin(), grad_y_.end(), 0.0f);
@@ -372,7 +421,9 @@ class GroupBackward {
                                     .dz = after_taps + rows,
                                     .t = after_taps + 2 * rows,
                                     .weight = sums,
-                                    .gamma = sums + s_.weight_numel() + 2 * s_.out_channels});
+                                    .gamma = sums + s_.weight_numel() + 2 * s_.out_channels,
+                                    .shared_taps = stage_.layout.shared_taps,
+                                    .tap_stride = stage_.layout.tap_stride});
   }
 
   void input_row(const Group& g, int64_t y) {

@@ -124,6 +124,19 @@ py::array_t<int64_t> crop_grid(int64_t height, int64_t width, int64_t size, int6
   return out;
 }
 
+double multiply_adds(int64_t rounds, int threads) {
+  if (rounds < 1 || rounds > int64_t{1} << 40) throw std::invalid_argument("rounds must be from 1 to 2^40");
+  if (threads < 0) throw std::invalid_argument("threads must be 0 (all) or positive, got " + std::to_string(threads));
+  const meon::cpu::SimdTable& simd = meon::cpu::choose_simd();
+  const meon::Threads parallel(threads);
+  const py::gil_scoped_release release;
+  parallel.for_each(parallel.threads(), [&](int64_t) {
+    float sink[meon::cpu::kRowPad];
+    simd.multiply_adds(rounds, sink);
+  });
+  return 2.0 * static_cast<double>(rounds * parallel.threads() * simd.lanes * meon::cpu::kMultiplyAddChains);
+}
+
 py::dict build_info() {
   py::dict info;
 #if defined(__clang__)
@@ -154,6 +167,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("build_info", &build_info);
   m.def("crop_grid", &crop_grid, py::arg("height"), py::arg("width"), py::arg("size") = meon::kCropSize,
         py::arg("stride") = 128);
+  m.def("multiply_adds", &multiply_adds, py::arg("rounds"), py::arg("threads") = 0);
   py::class_<Network>(m, "Network")
       .def(py::init<const py::dict&>(), py::arg("tensors"))
       .def_property_readonly("num_classes", &Network::num_classes)

@@ -9,9 +9,11 @@
 // might then use them everywhere, also on a processor without it.
 #pragma once
 
+#include "cpu/prefetch.h"
 #include "cpu/simd/gdn_body.h"
 #include "cpu/simd/stage_backward.h"
 #include "cpu/simd/table.h"
+#include "cpu/simd/tap_places.h"
 
 namespace meon::cpu {
 namespace {
@@ -25,9 +27,7 @@ void stage_row(const StageRow& a) {
   alignas(64) float z[2][CO][W];
   alignas(64) float squares[2][CO][W];
   alignas(64) float best[CO][W];
-  const int64_t channel_stride = (a.shared_taps ? 4 : kTaps) * a.tap_stride;
-  int64_t tap_at[kTaps];
-  for (int k = 0; k < kTaps; ++k) tap_at[k] = a.shared_taps && k >= 4 ? (k - 4) * a.tap_stride + 1 : k * a.tap_stride;
+  const TapPlaces places(a.shared_taps, a.tap_stride);
   for (int64_t column = 0; column < a.columns; column += W) {
     for (int ry = 0; ry < 2; ++ry) {
       for (int block = 0; block < CO / B; ++block) {
@@ -37,10 +37,10 @@ void stage_row(const StageRow& a) {
         const float* w = a.weight + block * a.in_channels * 25 * B;
         for (int64_t ci = 0; ci < a.in_channels; ++ci) {
           for (int kh = 0; kh < 5; ++kh, w += 5 * B) {
-            const float* x = a.rows[2 * ry + kh] + ci * channel_stride + column;
+            const float* x = a.rows[2 * ry + kh] + ci * places.channel + column;
             V t[kTaps];
 #pragma GCC unroll 7
-            for (int k = 0; k < kTaps; ++k) t[k] = V::load(x + tap_at[k]);
+            for (int k = 0; k < kTaps; ++k) t[k] = V::load(x + places.at[k]);
 #pragma GCC unroll 5
             for (int kw = 0; kw < 5; ++kw) {
 #pragma GCC unroll 8
@@ -125,19 +125,35 @@ void line_to_taps(const float* line, int64_t columns, const int32_t* has_previou
   }
 }
 
+// Tap t of column i is input column 4 i + t - 2, so taps 0 and 1 are phases 2 and 3 of the column before.
+template <class V>
+void line_to_shared_taps(const float* line, int64_t columns, float* taps, int64_t tap_stride) {
+  for (int64_t i = 0; i < columns; i += V::kLanes) {
+    V phase[4];
+    V::deinterleave(line + 4 * i, phase);
+    V::store(taps + i + 1, phase[2]);
+    V::store(taps + tap_stride + i + 1, phase[3]);
+    V::store(taps + 2 * tap_stride + i, phase[0]);
+    V::store(taps + 3 * tap_stride + i, phase[1]);
+  }
+}
+
 // Four pixels are 12 bytes: V::words gives the three 32-bit words of kLanes groups of them, whose bytes are then taken
 // apart.
 template <class V>
-void pixels_to_taps(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride) {
+void pixels_to_taps(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride, int64_t ahead) {
   constexpr int W = V::kLanes;
   int64_t i = 0;
-  for (; i + W <= count; i += W) {
+  while (i < count && count >= W) {
+    if (i + W > count) i = count - W;  // the last columns, some of them once more
     typename V::Words words[3];
     V::words(pixels + 12 * i, words);
+    prefetch(pixels + 12 * i, ahead, 12 * W);
 #pragma GCC unroll 12
     for (int byte = 0; byte < 12; ++byte) {
       V::store(taps + (byte % 3 * 4 + byte / 3) * tap_stride + i, V::byte_of(words[byte / 4], byte % 4));
     }
+    i += W;
   }
   for (; i <= count; ++i) {
     const int there = i < count ? 4 : kTaps - 4;
@@ -189,6 +205,20 @@ void normalize(int64_t n, const float* norm, float* x) {
 }
 
 template <class V>
+void multiply_adds(int64_t rounds, float* out) {
+  V chain[kMultiplyAddChains];
+  for (int i = 0; i < kMultiplyAddChains; ++i) chain[i] = V::set1(static_cast<float>(i));
+  const V factor = V::set1(0.999f), summand = V::set1(0.001f);
+  for (int64_t round = 0; round < rounds; ++round) {
+#pragma GCC unroll 12
+    for (int i = 0; i < kMultiplyAddChains; ++i) chain[i] = V::fma(factor, chain[i], summand);
+  }
+  V sum = chain[0];
+  for (int i = 1; i < kMultiplyAddChains; ++i) sum = V::add(sum, chain[i]);
+  V::store(out, sum);
+}
+
+template <class V>
 SimdTable make_table(const char* name) {
   return {.name = name,
           .channel_block = V::kBlock,
@@ -198,6 +228,7 @@ SimdTable make_table(const char* name) {
           .gather_taps = gather_taps<V>,
           .pixels_to_taps = pixels_to_taps<V>,
           .line_to_taps = line_to_taps<V>,
+          .line_to_shared_taps = line_to_shared_taps<V>,
           .gradient_block = V::kGradientBlock,
           .gdn_row_backward_8 = gdn_row_backward<V, 8>,
           .gdn_row_backward_16 = gdn_row_backward<V, 16>,
@@ -206,6 +237,8 @@ SimdTable make_table(const char* name) {
           .input_row_gradient = input_row_gradient<V>,
           .matmul = matmul<V>,
           .normalize = normalize<V>,
+          .lanes = V::kLanes,
+          .multiply_adds = multiply_adds<V>,
           .gdn = gdn_kernels<V>()};
 }
 

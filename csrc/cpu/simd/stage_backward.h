@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/simd/table.h"
+#include "cpu/simd/tap_places.h"
 
 namespace meon::cpu {
 namespace {
@@ -138,6 +139,7 @@ template <class V>
 void parameter_gradient(const ParameterGradient& a) {
   constexpr int W = V::kLanes, G = V::kGradientBlock, J = 4;
   const int64_t columns = a.columns, plane = a.out_channels * columns;
+  const TapPlaces places(a.shared_taps, a.tap_stride);
   for (int64_t ci = 0; ci < a.in_channels; ++ci) {
     for (int64_t co = 0; co < a.out_channels; co += G) {
       for (int kh = 0; kh < 5; ++kh) {
@@ -145,7 +147,7 @@ void parameter_gradient(const ParameterGradient& a) {
 #pragma GCC unroll 20
         for (int i = 0; i < G * 5; ++i) sum[i] = V::set1(0.0f);
         for (int64_t row = 0; row < 2 * a.rows; ++row) {
-          const float* x = a.taps[2 * row + kh] + ci * kTaps * columns;
+          const float* x = a.taps[2 * row + kh] + ci * places.channel;
           const float* dz = a.dz[row / 2] + row % 2 * 2 * plane + co * columns;
           for (int64_t column = 0; column < columns; column += W) {
             V d[G][2];
@@ -156,7 +158,7 @@ void parameter_gradient(const ParameterGradient& a) {
             }
 #pragma GCC unroll 7
             for (int t = 0; t < kTaps; ++t) {
-              const V tap = V::load(x + t * columns + column);
+              const V tap = V::load(x + places.at[t] + column);
 #pragma GCC unroll 4
               for (int c = 0; c < G; ++c) {
                 if (t < 5) sum[c * 5 + t] = V::fma(d[c][0], tap, sum[c * 5 + t]);

@@ -13,10 +13,16 @@ namespace meon::cpu {
 // Row lengths are padded to this many floats, whatever the instruction set, so that no kernel has a tail.
 inline constexpr int64_t kRowPad = 16;
 
+// Enough to hide the time that one takes, and few enough for 16 registers.
+inline constexpr int kMultiplyAddChains = 12;
+
 // Columns of a matrix product come in groups of this many.
 inline constexpr int64_t kMatmulPad = 64;
 
 constexpr int64_t padded(int64_t n) { return (n + kRowPad - 1) / kRowPad * kRowPad; }
+
+// Taps of a column where the next column's serve as its last ones.
+inline constexpr int kSharedTaps = 4;
 
 // One pooled row of a shared stage, for all its columns at once.
 struct StageRow {
@@ -32,7 +38,7 @@ struct StageRow {
   int64_t out_stride;
   float* z = nullptr;  // [2 ry][2 rx][Cout][columns], the convolution's output; null where it is not wanted
   // Where each column's taps 4 to 6 are the next column's taps 0 to 2, they need not be stored: input rows are then
-  // [Cin][4][tap_stride], tap_stride at least columns + 1. Otherwise tap_stride is columns.
+  // [Cin][kSharedTaps][tap_stride], tap_stride at least columns + 1. Otherwise tap_stride is columns.
   bool shared_taps = false;
   int64_t tap_stride = columns;
 };
@@ -63,6 +69,8 @@ struct ParameterGradient {
   const float* const* t;     // [rows], likewise
   double* weight;            // [Cout][Cin][5][5]
   double* gamma;             // [Cout][Cout]
+  bool shared_taps = false;  // as StageRow's
+  int64_t tap_stride = columns;
 };
 
 // The gradient of one input row.
@@ -90,13 +98,19 @@ struct SimdTable {
   void (*gather_taps)(const float* from, const int32_t* index, int64_t columns, float* taps);
 
   // Pixels [4 (count - 1) + kTaps][3] to rows with shared taps: taps[c][t][i] = pixel 4 i + t, channel c, t < 4, for
-  // i < count, and for i = count the three pixels there are. tap_stride floats from one tap to the next.
-  void (*pixels_to_taps)(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride);
+  // i < count, and for i = count the three pixels there are. tap_stride floats from one tap to the next. What lies
+  // `ahead` bytes further on is fetched for later.
+  void (*pixels_to_taps)(const uint8_t* pixels, int64_t count, float* taps, int64_t tap_stride, int64_t ahead);
 
   // One channel of an input row [4 columns] without its padding, samples one after the other, to its taps
   // [kTaps][columns]: what lies before the first or after the last column of a sample is 0.
   void (*line_to_taps)(const float* line, int64_t columns, const int32_t* has_previous, const int32_t* has_next,
                        float* taps);
+
+  // The same for a sample alone in its row, whose columns share taps: [kSharedTaps][tap_stride]. What lies before the
+  // first input column, element 0 of taps 0 and 1, and behind the last, element `columns` of taps 2 and 3, is left as
+  // it is: zero.
+  void (*line_to_shared_taps)(const float* line, int64_t columns, float* taps, int64_t tap_stride);
 
   int64_t gradient_block;  // input channels that share a pass of input_row_gradient
   void (*gdn_row_backward_8)(const GdnRowBackward&);
@@ -110,6 +124,11 @@ struct SimdTable {
 
   // x[i] = x[i] / sqrt(norm[i]), n a multiple of kRowPad.
   void (*normalize)(int64_t n, const float* norm, float* x);
+
+  // `rounds` multiply-adds of kMultiplyAddChains independent vectors, all in registers: as fast as the processor can.
+  // Their result goes to out [kRowPad], lest the compiler leave them out.
+  int64_t lanes;
+  void (*multiply_adds)(int64_t rounds, float* out);
 
   GdnKernels<float> gdn;
 };
