@@ -130,6 +130,8 @@ std::vector<Case> cases() {
       {shape_of(2, 3, 13, 15, 8, 5, 5, 2, 2, 2, 2, 2)},
       {shape_of(2, 8, 11, 9, 16, 5, 5, 2, 2, 2, 2, 2)},
       {shape_of(3, 4, 7, 6, 32, 5, 5, 2, 2, 2, 2, 2)},
+      {shape_of(2, 2, 7, 37, 8, 5, 5, 2, 2, 2, 2, 2)},  // samples that fill a vector
+      {shape_of(1, 2, 6, 64, 16, 5, 5, 2, 2, 2, 2, 2)},
       {shape_of(1, 32, 4, 4, 64, 3, 3, 1, 1, 0, 0, 2)},
       {shape_of(1, 3, 5, 6, 17, 1, 1, 1, 1, 0, 0, 1)},
       {shape_of(2, 2, 13, 11, 3, 2, 3, 1, 3, 0, 1, 3)},
@@ -269,29 +271,27 @@ TEST(gradients_are_those_of_the_forward) {
 
 namespace {
 
-constexpr int64_t kHeight = 19, kWidth = 23;
-
-void check_crops(const ConvShape& s, Random& random) {
+void check_crops(int64_t height, int64_t width, const ConvShape& s, Random& random) {
   INFO("batch " << s.batch << ", output channels " << s.out_channels << ", pool " << s.pool);
-  const auto image = random.bytes(kHeight * kWidth * s.in_channels);
+  const auto image = random.bytes(height * width * s.in_channels);
   Inputs<float> in(s, random);
   std::vector<int64_t> boxes;
   in.x.clear();
   for (int64_t k = 0; k < s.batch; ++k) {
     // The first and last touch the corners.
-    const int64_t x0 = k == 0 ? 0 : k == s.batch - 1 ? kWidth - s.in_w : random.integer(0, kWidth - s.in_w);
-    const int64_t y0 = k == 0 ? 0 : k == s.batch - 1 ? kHeight - s.in_h : random.integer(0, kHeight - s.in_h);
+    const int64_t x0 = k == 0 ? 0 : k == s.batch - 1 ? width - s.in_w : random.integer(0, width - s.in_w);
+    const int64_t y0 = k == 0 ? 0 : k == s.batch - 1 ? height - s.in_h : random.integer(0, height - s.in_h);
     boxes.insert(boxes.end(), {x0, y0, x0 + s.in_w, y0 + s.in_h});
     for (int64_t c = 0; c < s.in_channels; ++c) {
       for (int64_t y = y0; y < y0 + s.in_h; ++y) {
         for (int64_t x = x0; x < x0 + s.in_w; ++x) {
-          in.x.push_back(image[static_cast<size_t>((y * kWidth + x) * s.in_channels + c)]);
+          in.x.push_back(image[static_cast<size_t>((y * width + x) * s.in_channels + c)]);
         }
       }
     }
   }
   const Outputs<float> want = run(in, Serial(), false);
-  const CropInput crops{image.data(), kWidth, boxes.data()};
+  const CropInput crops{image.data(), width, boxes.data()};
   for (const int threads : {1, 3}) {
     Outputs<float> got(in);
     meon::cpu::crop_conv_gdn_pool_forward<float>(
@@ -312,10 +312,15 @@ TEST(crops_equal_tensors) {
   INFO("MEON_TEST_SEED=" << seed);
   Random random(seed);
   on_every_instruction_set([&] {
-    check_crops(shape_of(6, 3, 9, 11, 8, 5, 5, 2, 2, 2, 2, 2), random);
-    check_crops(shape_of(4, 3, 9, 11, 5, 2, 3, 1, 3, 4, 5, 1), random);
-    check_crops(shape_of(2, 1, 19, 23, 4, 3, 3, 1, 1, 1, 1, 3), random);
-    check_crops(shape_of(0, 3, 9, 11, 8, 5, 5, 2, 2, 2, 2, 2), random);
+    check_crops(19, 23, shape_of(6, 3, 9, 11, 8, 5, 5, 2, 2, 2, 2, 2), random);
+    check_crops(19, 23, shape_of(4, 3, 9, 11, 5, 2, 3, 1, 3, 4, 5, 1), random);
+    check_crops(19, 23, shape_of(2, 1, 19, 23, 4, 3, 3, 1, 1, 1, 1, 3), random);
+    check_crops(19, 23, shape_of(0, 3, 9, 11, 8, 5, 5, 2, 2, 2, 2, 2), random);
+    // Wider than a vector of pooled columns, so that columns share taps; of bytes by fours, and not.
+    check_crops(17, 67, shape_of(3, 3, 14, 64, 8, 5, 5, 2, 2, 2, 2, 2), random);
+    check_crops(12, 36, shape_of(2, 3, 12, 36, 16, 5, 5, 2, 2, 2, 2, 2), random);
+    check_crops(13, 70, shape_of(3, 3, 9, 66, 8, 5, 5, 2, 2, 2, 2, 2), random);
+    check_crops(13, 70, shape_of(3, 2, 9, 68, 8, 5, 5, 2, 2, 2, 2, 2), random);
   });
 }
 
