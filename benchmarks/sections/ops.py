@@ -17,8 +17,9 @@ from cases import (
     stage_cases,
 )
 from floors import ONE_CROP, flops, photo_grid, work
-from machine import MATRIX_SIDES, copy, matrix_product
+from machine import MATRIX_SIDE, copy, matrix_product, multiply_adds
 from meon_ext import ops, reference
+from meon_ext.weights_io import CROP_SIZE
 from pictures import LARGE, SMALL, grid, photograph
 from rows import Make, Row, Settings, milliseconds, per_second, progress, race, row_of
 from timing import Run, interleaved
@@ -46,7 +47,7 @@ def _gdn(settings: Settings, shape: tuple[int, ...]) -> list[Row]:
 def peak(settings: Settings) -> list[Row]:
     """Single-precision peak and copying speed, then the share of the peak of each stage and of the whole core.
 
-    The matrix products are timed in the same rounds as the stages.
+    The peak is measured in the same rounds as the stages.
     """
     rows = []
     for threads in dict.fromkeys((settings.threads, 1)):
@@ -60,14 +61,20 @@ def _shares(settings: Settings, threads: int) -> list[Row]:
     section = f"peak, {threads} thread{'s' if threads > 1 else ''}"
     runs: dict[str, Run] = {}
     operations: dict[str, float] = {}
-    products = [f"torch.mm {side} x {side}" for side in MATRIX_SIDES]
-    for name, side in zip(products, MATRIX_SIDES, strict=True):
-        runs[name], operations[name] = matrix_product(side)
+    peak, product = "float32 peak: multiply-adds in registers", f"torch.mm {MATRIX_SIDE} x {MATRIX_SIDE}"
+    runs[peak], operations[peak] = multiply_adds(threads)
+    runs[product], operations[product] = matrix_product()
     for case, stage in zip(stage_cases(_STAGE_CROPS), work(ONE_CROP), strict=False):
         name = f"{stage.name}, conv_gdn_pool, {_STAGE_CROPS} crops"
         options = {"stride": case.shape.stride, "padding": case.shape.padding}
         runs[name] = inference(ops.conv_gdn_pool, case.x, *case.parameters, **options)
         operations[name] = _STAGE_CROPS * stage.flops
+    few, first = separate_crops(_STAGE_CROPS), stage_cases(_STAGE_CROPS)[0]
+    from_bytes = f"stage 1 from uint8, crop_conv_gdn_pool, {_STAGE_CROPS} crops"
+    pixels, places = torch.from_numpy(few.image), torch.from_numpy(few.boxes)
+    options = {"stride": first.shape.stride, "padding": first.shape.padding, "crop": CROP_SIZE}
+    runs[from_bytes] = inference(ops.crop_conv_gdn_pool, pixels, places, *first.parameters, **options)
+    operations[from_bytes] = _STAGE_CROPS * work(ONE_CROP)[0].flops
     crops = separate_crops(FORWARD_CROPS)
     whole = f"whole network, core, {FORWARD_CROPS} crops from uint8"
     runs[whole] = core_forward(crops.image, crops.boxes, threads)
@@ -81,10 +88,9 @@ def _shares(settings: Settings, threads: int) -> list[Row]:
 
     progress(f"{section}: {len(runs)} in turn")
     timings = interleaved(runs, settings.effort)
-    best = max(products, key=lambda name: operations[name] / timings[name].median)
-    fastest = operations[best] / timings[best].median
-    rows = [row_of(section, f"float32 peak: {best}", "GFLOP/s", per_second(operations[best] / 1e9), timings[best])]
-    for name in [name for name in runs if name not in products]:
+    fastest = operations[peak] / timings[peak].median
+    rows = [row_of(section, peak, "GFLOP/s", per_second(operations[peak] / 1e9), timings[peak])]
+    for name in [name for name in runs if name != peak]:
         rows.append(row_of(section, name, "% of it", per_second(100 * operations[name] / fastest), timings[name]))
     copying, moved = copy()
     timing = interleaved({"copy": copying}, settings.effort)["copy"]
