@@ -506,7 +506,10 @@ def test_broken_pipe_is_quiet(folder: Path, model: str) -> None:
 @pytest.mark.parametrize("format", ["csv", "json", "table"])
 @pytest.mark.parametrize("to_file", [False, True])
 def test_interrupt_keeps_what_was_written(folder: Path, model: str, format: str, to_file: bool) -> None:
-    command = [sys.executable, "-m", "meon_ext.cli", "score", "-", "--format", format, "--model", model]
+    # A shell's background jobs, and all they start, ignore SIGINT.
+    heeding = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    heeding += "from meon_ext.cli import main; sys.exit(main())"
+    command = [sys.executable, "-c", heeding, "score", "-", "--format", format, "--model", model]
     command += ["-o", "rows"] if to_file else []
     with subprocess.Popen(
         command, cwd=folder, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
