@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -20,6 +21,9 @@ from meon_ext import ops, reference
 # something only where many elements with roundings of their own are averaged.
 TIMES_PLAIN = 4.0
 ENOUGH_ELEMENTS = 256
+
+# From torch 2.14 on, opcheck itself asks tensors for their gradient that have none of their own.
+opcheck_warns = pytest.mark.filterwarnings(r"ignore:The \.grad attribute of a Tensor that is not a leaf:UserWarning")
 
 Function = Callable[..., Tensor]
 
