@@ -223,8 +223,9 @@ def test_opcheck(case: ConvCase) -> None:
     generator = fresh_generator()
     inputs = case.inputs(generator)
     opcheck(OPS.conv_gdn_pool_train.default, (*inputs, *LISTS))
+    y, kept = OPS.conv_gdn_pool_train(*inputs, *LISTS)
+    assert y.requires_grad and not kept.requires_grad
     detached = [t.detach() for t in inputs]
-    y, kept = OPS.conv_gdn_pool_train(*detached, *LISTS)
     opcheck(OPS.conv_gdn_pool_backward.default, (torch.ones_like(y), *detached, *LISTS, True, kept))
     image, boxes = crops_of(generator, 3, 18, 13, 3)
     opcheck(OPS.crop_conv_gdn_pool_train.default, (image, boxes, *inputs[1:], [18, 13], *LISTS))
