@@ -9,6 +9,7 @@ import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
 
+_ROOT = Path(__file__).resolve().parent.parent
 OLDEST = (2, 10)
 """The stable ABI that the ops are written for came with this version."""
 
@@ -37,21 +38,33 @@ def _torch_at(package: Path) -> Torch | None:
 
 
 def find_torch() -> Torch | None:
-    """The first usable torch: MEON_TORCH_DIR, the importable one, then that of the environment being installed into.
+    """The first usable torch: MEON_TORCH_DIR, the importable one, then those of environments that are near.
 
     pip builds in an isolated environment that hides the target's packages, but runs the target's Python: sysconfig
-    still names its site-packages. uv builds in an environment of its own and names the target by VIRTUAL_ENV.
+    still names its site-packages. uv does not say for which environment it builds, but one that is activated is on
+    PATH, and one that it found by itself is `.venv` beside the sources or above. A torch of another environment than
+    the target's is as good: only its headers are used, and names of its libraries.
+
+    Raises SystemExit when MEON_TORCH_DIR names something else.
     """
-    candidates: list[Path] = []
     if named := os.environ.get("MEON_TORCH_DIR"):
-        candidates.append(Path(named))
+        if torch := _torch_at(Path(named)):
+            return torch
+        # Taking another than the one asked for, or downloading one, would be found out much later.
+        raise SystemExit(
+            f"MEON_TORCH_DIR is {named!r}, where there is no torch >= {OLDEST[0]}.{OLDEST[1]} with its headers; "
+            "name torch's own folder, as in .../site-packages/torch"
+        )
+    candidates: list[Path] = []
     spec = importlib.util.find_spec("torch")
     if spec is not None and spec.origin is not None:
         candidates.append(Path(spec.origin).parent)
     candidates += [Path(sysconfig.get_path(name)) / "torch" for name in ("purelib", "platlib")]
-    for variable in ("VIRTUAL_ENV", "CONDA_PREFIX"):
-        if prefix := os.environ.get(variable):
-            candidates += sorted(Path(prefix).glob("lib/python3*/site-packages/torch"))
+    prefixes = [Path(value) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if (value := os.environ.get(name))]
+    prefixes += [Path(folder).parent for folder in os.get_exec_path() if folder]
+    prefixes += [folder / ".venv" for folder in (_ROOT, *_ROOT.parents)]
+    for prefix in prefixes:
+        candidates += sorted(prefix.glob("lib/python3*/site-packages/torch"))
     for candidate in candidates:
         if torch := _torch_at(candidate):
             return torch

@@ -55,11 +55,19 @@ _MODULES = {"modules", "ops", "reference"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return importlib.import_module(f"meon_ext.{name}")
-    if name not in _WHERE:
+    if name not in _MODULES and name not in _WHERE:
         raise AttributeError(f"module 'meon_ext' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"meon_ext.{_WHERE[name]}"), name)
+    try:
+        module = importlib.import_module(f"meon_ext.{_WHERE.get(name, name)}")
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise NativeError(
+            f"meon_ext.{name} needs torch >= 2.10, which is not installed. Run: pip install torch"
+        ) from error
+    if name in _MODULES:
+        return module
+    value = getattr(module, name)
     globals()[name] = value  # the next look-up is an ordinary one
     return value
 

@@ -32,6 +32,7 @@ _OPS = torch.ops.meon_ext
 _CPU_DTYPES = (torch.float32, torch.float64)
 _CUDA_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _NATIVE_DEVICES = ("cpu", "meta")
+_SIDE_LIMIT = 1 << 31  # that of csrc/torch/checks.h
 
 
 # --- checks ------------------------------------------------------------------------------------------------------
@@ -97,10 +98,13 @@ def _integer(name: str, value: object, least: int) -> int:
 
 def _pair(name: str, value: int | Sequence[int], least: int) -> list[int]:
     if isinstance(value, int):
-        return [_integer(name, value, least)] * 2
+        value = (value, value)
     if not isinstance(value, Sequence) or len(value) != 2:
         raise TypeError(f"{name} must be an integer or a pair (vertical, horizontal), got {value!r}")
-    return [_integer(name, item, least) for item in value]
+    pair = [_integer(name, item, least) for item in value]
+    if max(pair) >= _SIDE_LIMIT:
+        raise ValueError(f"{name} must be below 2^31 pixels, got {max(pair)}")
+    return pair
 
 
 def _pooled_size(

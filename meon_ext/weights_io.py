@@ -469,10 +469,13 @@ def _parse(path: str | os.PathLike[str], data: bytes) -> tuple[dict[str, NDArray
             raise WeightsError(
                 f"{path}: tensor {name!r:.80} is of type {entry['dtype']}, not one of {', '.join(_DTYPES)}; convert it"
             )
-        values = np.frombuffer(entry["data"], dtype=_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        try:
+            values = np.frombuffer(entry["data"], dtype=_DTYPES[entry["dtype"]]).reshape(entry["shape"])
+        except ValueError as error:  # without elements a shape may have more axes, or longer ones, than NumPy knows
+            raise WeightsError(f"{path}: tensor {name!r:.80} has an impossible shape ({error}); remove it") from error
         with np.errstate(over="ignore", invalid="ignore"):  # what overflows becomes infinite and is refused later
             tensors[name] = np.array(values, dtype=np.float32, order="C")
-    return tensors, _header(data).get("__metadata__", {})
+    return tensors, _header(data).get("__metadata__") or {}  # the library takes null for none
 
 
 def _header(data: bytes) -> dict[str, dict[str, str]]:

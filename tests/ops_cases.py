@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -168,6 +170,19 @@ def run(function: Function, inputs: Sequence[Tensor], grad: Tensor | None = None
         grad = torch.ones_like(y)
     wanted = [t for t in inputs if t.requires_grad]
     return [y.detach(), *torch.autograd.grad(y, wanted, grad.to(y.dtype))]
+
+
+def opcheck(op: Any, arguments: tuple[object, ...]) -> None:
+    """All that torch.library.opcheck tests, as far as this torch can be tested with it."""
+    tests = ["test_schema", "test_autograd_registration", "test_faketensor", "test_aot_dispatch_dynamic"]
+    version = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    if "_backward" in op.name() and "extract" not in op.name() and version < (2, 13):
+        tests.pop()  # torch 2.11's own double backward of a convolution takes no symbolic sizes
+    with warnings.catch_warnings():
+        # torch 2.14's opcheck itself asks tensors for their gradient that have none of their own.
+        warnings.filterwarnings("ignore", r"The \.grad attribute of a Tensor that is not a leaf")
+        results = torch.library.opcheck(op, arguments, test_utils=tests)
+    assert results == dict.fromkeys(tests, "SUCCESS")
 
 
 # --- comparisons --------------------------------------------------------------------------------------------------

@@ -66,6 +66,22 @@ def test_torch_missing(monkeypatch: pytest.MonkeyPatch) -> None:
         _native.load_ops()
 
 
+def test_every_name_that_needs_torch_says_so_where_there_is_none() -> None:
+    code = """
+import sys
+sys.modules["torch"] = None  # as if it were not installed
+import meon_ext
+for name in meon_ext.__all__:
+    try:
+        getattr(meon_ext, name)
+    except meon_ext.NativeError as error:
+        print(name, "|", error)
+"""
+    message = "needs torch >= 2.10, which is not installed. Run: pip install torch"
+    names = ("GDN", "MEON", "ConvGDNPool", "modules", "ops", "reference")
+    assert printed_by(code).splitlines() == [f"{name} | meon_ext.{name} {message}" for name in names]
+
+
 def test_torch_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     old = types.ModuleType("torch")
     old.__version__ = "2.9.1+cpu"  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from ops_cases import (
     fresh_generator,
     gdn_inputs,
     leaves,
+    opcheck,
     run,
     same_bits,
     threads,
@@ -191,5 +192,4 @@ def opcheck_cases(generator: torch.Generator) -> dict[str, tuple[object, tuple[o
 
 @pytest.mark.parametrize("case", list(opcheck_cases(torch.Generator())))
 def test_opcheck(case: str) -> None:
-    results = torch.library.opcheck(*opcheck_cases(fresh_generator())[case])
-    assert len(results) == 4 and set(results.values()) == {"SUCCESS"}
+    opcheck(*opcheck_cases(fresh_generator())[case])

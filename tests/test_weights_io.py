@@ -57,10 +57,15 @@ def make_weights(architecture: Architecture | None = None, **changes: Any) -> We
     return WeightsFile(**{**fields, **changes})
 
 
-def metadata_of(path: Path) -> dict[str, str]:
+def header_of(path: Path) -> dict[str, Any]:
     data = path.read_bytes()
     (length,) = struct.unpack_from("<Q", data)
-    metadata: dict[str, str] = json.loads(data[8 : 8 + length])["__metadata__"]
+    header: dict[str, Any] = json.loads(data[8 : 8 + length])
+    return header
+
+
+def metadata_of(path: Path) -> dict[str, str]:
+    metadata: dict[str, str] = header_of(path)["__metadata__"]
     return metadata
 
 
@@ -297,6 +302,28 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
     ):
         with pytest.raises(WeightsError, match=message):
             read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("empty", [0, 2**62], "'empty' has an impossible shape"),
+        ("empty", [0] + [1] * 100, "'empty' has an impossible shape"),
+        ("empty", [0], "'empty' is no part of this network"),
+        ("__metadata__", None, "'format' is None"),
+    ],
+)
+def test_headers_that_safetensors_accepts(entry: str, value: Any, message: str, tmp_path: Path, valid: Path) -> None:
+    """A tensor without elements may have any shape, and null is as good as no metadata."""
+    header, data = header_of(valid), b"".join(t.tobytes() for _, t in sorted(make_weights().tensors.items()))
+    header[entry] = value
+    if entry != "__metadata__":
+        header[entry] = {"dtype": "F32", "shape": value, "data_offsets": [len(data), len(data)]}
+    text = json.dumps(header).encode()
+    path = tmp_path / "bad.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text + data)
+    with pytest.raises(WeightsError, match=rf"bad\.safetensors: .*{message}"):
+        read_weights(path)
 
 
 FUZZ = settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

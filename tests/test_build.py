@@ -1,0 +1,99 @@
+"""Which torch the build takes its headers from."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+FINDER = Path(__file__).resolve().parents[1] / "_build" / "find_torch.py"
+
+
+@pytest.fixture
+def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The module that looks, in a world without any torch."""
+    spec = importlib.util.spec_from_file_location("find_torch_under_test", FINDER)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "find_torch_under_test", module)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(module, "_ROOT", tmp_path / "work" / "meon_ext")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "isolated" / name))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    for name in ("MEON_TORCH_DIR", "VIRTUAL_ENV", "CONDA_PREFIX"):
+        monkeypatch.delenv(name, raising=False)
+    return module
+
+
+def make_torch(package: Path, version: str = "2.13.0+cpu") -> Path:
+    for file in ("include/torch/csrc/stable/library.h", "lib/libtorch.so"):
+        (package / file).parent.mkdir(parents=True, exist_ok=True)
+        (package / file).touch()
+    (package / "version.py").write_text(f"__all__ = []\n__version__ = '{version}'\n", encoding="utf-8")
+    return package
+
+
+def in_environment(prefix: Path) -> Path:
+    return prefix / "lib" / "python3.11" / "site-packages" / "torch"
+
+
+def test_none(finder: ModuleType) -> None:
+    assert finder.find_torch() is None
+
+
+def test_named(finder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_torch(tmp_path / "isolated" / "purelib" / "torch", "2.14.0")
+    monkeypatch.setenv("MEON_TORCH_DIR", str(make_torch(tmp_path / "mine")))
+    assert finder.find_torch() == finder.Torch("2.13.0+cpu", tmp_path / "mine" / "include", tmp_path / "mine" / "lib")
+    monkeypatch.setenv("MEON_TORCH_DIR", str(tmp_path))
+    with pytest.raises(SystemExit, match=r"MEON_TORCH_DIR is .* no torch >= 2\.10 .*site-packages/torch"):
+        finder.find_torch()
+
+
+def test_beside_the_python_that_builds(finder: ModuleType, tmp_path: Path) -> None:
+    package = make_torch(tmp_path / "isolated" / "platlib" / "torch")
+    assert finder.find_torch().include == package / "include"
+
+
+@pytest.mark.parametrize("variable", ["VIRTUAL_ENV", "CONDA_PREFIX"])
+def test_in_the_active_environment(
+    variable: str, finder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = make_torch(in_environment(tmp_path / "env"))
+    monkeypatch.setenv(variable, str(tmp_path / "env"))
+    assert finder.find_torch().include == package / "include"
+
+
+def test_as_uv_builds(finder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """uv sets VIRTUAL_ENV to an environment of its own, and puts it first on PATH."""
+    package = make_torch(in_environment(tmp_path / "env"))
+    own = tmp_path / "uv"
+    monkeypatch.setenv("VIRTUAL_ENV", str(own))
+    monkeypatch.setenv("PATH", f"{own / 'bin'}:{tmp_path / 'env' / 'bin'}:/usr/bin")
+    assert finder.find_torch().include == package / "include"
+
+
+@pytest.mark.parametrize("folder", ["work/meon_ext", "work"])
+def test_in_the_environment_that_uv_finds_by_itself(folder: str, finder: ModuleType, tmp_path: Path) -> None:
+    package = make_torch(in_environment(tmp_path / folder / ".venv"))
+    assert finder.find_torch().include == package / "include"
+
+
+@pytest.mark.parametrize("version", ["2.9.1", "1.13.0", "nonsense"])
+def test_too_old_ones_are_passed_over(version: str, finder: ModuleType, tmp_path: Path) -> None:
+    make_torch(in_environment(tmp_path / "work" / "meon_ext" / ".venv"), version)
+    assert finder.find_torch() is None
+    package = make_torch(in_environment(tmp_path / "work" / ".venv"), "2.10.0")
+    assert finder.find_torch().include == package / "include"
+
+
+@pytest.mark.parametrize("missing", ["include/torch/csrc/stable/library.h", "lib/libtorch.so", "version.py"])
+def test_incomplete_ones_are_passed_over(missing: str, finder: ModuleType, tmp_path: Path) -> None:
+    package = make_torch(in_environment(tmp_path / "work" / ".venv"))
+    (package / missing).unlink()
+    assert finder.find_torch() is None
