@@ -8,6 +8,7 @@
 #include "core/crop_grid.h"
 #include "cpu/kernels.h"
 #include "torch/checks.h"
+#include "torch/library_stage.h"
 
 namespace meon::torch_ops {
 namespace {
@@ -87,20 +88,27 @@ ConvShape check_conv_input(const Tensor& x, const Tensor& weight, const Tensor& 
   return check_conv(x.size(0), x.size(1), x.size(2), x.size(3), weight, bias, beta, gamma, stride, padding, pool);
 }
 
-// What a forward keeps for its backward: an opaque row of numbers, empty for shapes that keep nothing.
-Tensor new_kept(const Tensor& like, const ConvShape& s) {
+// How much of it there is of a stage over floats.
+int64_t kept_numel(const Tensor& like, const ConvShape& s) {
   int64_t numel = 0;
   dispatch(like, [&](auto tag) { numel = cpu::kept_numel<decltype(tag)>(s); });
-  return new_empty(like, {numel});
+  return numel;
+}
+
+// What a forward keeps for its backward: an opaque row of numbers, empty for shapes that keep nothing.
+Tensor new_kept(const Tensor& like, const ConvShape& s) { return new_empty(like, {kept_numel(like, s)}); }
+
+void check_kept(const Tensor& kept, const Tensor& like, int64_t numel) {
+  check_same_kind(kept, "kept", like, "weight");
+  check_shape(kept, "kept", {numel}, "that of the training forward's second output");
+  STD_TORCH_CHECK(kept.is_contiguous(), "kept must be contiguous");
 }
 
 // What the backward was given, or null.
 template <class T>
 const T* checked_kept(const std::optional<Tensor>& kept, const Tensor& like, const ConvShape& s) {
   if (!kept.has_value()) return nullptr;
-  check_same_kind(*kept, "kept", like, "weight");
-  check_shape(*kept, "kept", {cpu::kept_numel<T>(s)}, "that of the training forward's second output");
-  STD_TORCH_CHECK(kept->is_contiguous(), "kept must be contiguous");
+  check_kept(*kept, like, cpu::kept_numel<T>(s));
   return kept->numel() == 0 ? nullptr : in<T>(*kept);
 }
 
@@ -109,9 +117,12 @@ Tensor conv_gdn_pool_forward(const Tensor& x, const Tensor& weight, const Tensor
                              const Tensor& gamma, const IntList& stride, const IntList& padding, int64_t pool,
                              Tensor* kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
-  const Tensor xc = torch::stable::contiguous(x), w = torch::stable::contiguous(weight);
-  const Tensor b = torch::stable::contiguous(bias);
+  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
   const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  if (has_library_stage(s, x.scalar_type())) {
+    return library_stage_forward(s, x, w, b, be, g, TorchParallel(), kept);
+  }
+  const Tensor xc = torch::stable::contiguous(x);
   Tensor y = new_empty(x, {s.batch, s.out_channels, s.out_h(), s.out_w()});
   if (kept != nullptr) *kept = new_kept(x, s);
   dispatch(x, [&](auto tag) {
@@ -146,9 +157,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const 
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
   check_same_kind(grad, "grad", x, "x");
   check_shape(grad, "grad", {s.batch, s.out_channels, s.out_h(), s.out_w()}, "that of the op's output");
-  const Tensor gr = torch::stable::contiguous(grad), xc = torch::stable::contiguous(x);
+  const Tensor gr = torch::stable::contiguous(grad);
   const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
   const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  if (has_library_stage(s, x.scalar_type())) {
+    if (kept.has_value()) check_kept(*kept, x, library_kept_numel(s));
+    auto [gx, gw, gb, gbe, gg] = library_stage_backward(s, gr, x, w, b, be, g, input_grad, kept, TorchParallel());
+    return {gx, gw, gb, gbe, gg};
+  }
+  const Tensor xc = torch::stable::contiguous(x);
   const int64_t C = s.out_channels;
   Tensor grad_x = input_grad ? new_empty(x, {s.batch, s.in_channels, s.in_h, s.in_w}) : new_empty(x, {0});
   Tensor grad_w = new_empty(x, {C, s.in_channels, s.kernel_h, s.kernel_w});
