@@ -220,7 +220,7 @@ TEST(no_samples_give_zero_gradients) {
 TEST(ties_go_to_the_first) {
   Random random(3);
   for (const int stage : {0, 1, 2, 3}) {
-    Inputs<float> in(shape_of(stage, 2, 20, 21), random);
+    Inputs<float> in(shape_of(stage, 1, 20, 21), random);
     INFO("stage " << stage + 1);
     std::fill(in.x.begin(), in.x.end(), 1.0F);
     in.x[77] = 3;
@@ -271,14 +271,14 @@ TEST(nan_wins_its_windows_and_no_others) {
 TEST(every_run_gives_the_same_bits) {
   Random random(5);
   for (const int stage : {0, 1, 2, 3}) {
-    const Inputs<float> in(shape_of(stage, 3, 9, 10), random);
-    Outputs<float> first = run(in);
+    const Inputs<float> in(shape_of(stage, 2, 7, 8), random);
+    Outputs<float> first = run(in), without = run(in, false);
     in_both_orders([&] {
-      Outputs<float> again = run(in), without = run(in, false);
+      Outputs<float> again = run(in);
       CHECK(first == again);
-      CHECK(first.same_parameters(without));
-      for (int64_t i = 0; i < without.grad_x.size(); ++i) CHECK(std::isnan(without.grad_x[i]));  // not touched
     });
+    CHECK(first.same_parameters(without));
+    for (int64_t i = 0; i < without.grad_x.size(); ++i) CHECK(std::isnan(without.grad_x[i]));  // not touched
   }
 }
 
@@ -307,12 +307,12 @@ template <int kStage>
 void check_splits(Random& random) {
   INFO("stage " << kStage + 1);
   using meon::cuda::Workspace;
-  Inputs<float> in(shape_of(kStage, kStage == 3 ? 30 : 5, 9, 10), random);
+  Inputs<float> in(shape_of(kStage, kStage == 3 ? 17 : 3, 7, 8), random);
   const StageOracle<float> oracle = in.oracle();
   const std::vector<bool> decided = oracle.decided();
   for (size_t i = 0; i < in.grad.size(); ++i) in.grad[i] = decided[i] ? in.grad[i] : 0;
   const auto want = oracle.backward(in.grad);
-  for (const Splits splits : {Splits{1, 2}, Splits{2, 1}, Splits{3, 3}}) {
+  for (const Splits splits : {Splits{1, 2}, Splits{2, 1}}) {
     Outputs<float> got(in.s);
     Device<float> x(in.x), weight(in.weight), bias(in.bias), beta(in.beta), gamma(in.gamma), grad(in.grad);
     Buffer<char> workspace(static_cast<int64_t>(Workspace<kStage>(meon::cuda::stage_shape_of(in.s), splits).bytes()));
