@@ -5,8 +5,9 @@ all of them work under ``torch.compile``, ``torch.export`` and autocast. :mod:`m
 functions in plain PyTorch.
 
 On the CPU: float32 and float64. Under autocast the ops run in float32 (float64 stays float64), as torch's own
-normalisations do, because GDN squares and sums its input. On CUDA ``gdn`` is one kernel (float32, float64, bfloat16,
-float16); the other functions are torch's own convolution, pooling and indexing around it.
+normalisations do, because GDN squares and sums its input. On CUDA also bfloat16 and float16, summed in float32. There
+``gdn`` is one kernel for every shape, and ``conv_gdn_pool`` and ``crop_conv_gdn_pool`` are one for the stages of MEON;
+other shapes, and float64, are torch's own convolution and pooling around ``gdn``.
 
 Gradients of gradients are computed through :mod:`meon_ext.reference`: right to any order, not fast.
 """
@@ -33,6 +34,15 @@ _CPU_DTYPES = (torch.float32, torch.float64)
 _CUDA_DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 _NATIVE_DEVICES = ("cpu", "meta")
 _SIDE_LIMIT = 1 << 31  # that of csrc/torch/checks.h
+
+# weight's shape, stride and padding of the stages that the fused CUDA kernels are compiled for: csrc/core/layers.h.
+_CUDA_STAGES = (
+    ((8, 3, 5, 5), 2, 2),
+    ((16, 8, 5, 5), 2, 2),
+    ((32, 16, 5, 5), 2, 2),
+    ((64, 32, 3, 3), 1, 0),
+)
+_CUDA_LARGEST_SIDE = 1 << 30
 
 
 # --- checks ------------------------------------------------------------------------------------------------------
@@ -147,6 +157,15 @@ def _check_device(op: str, device: torch.device) -> None:
         raise ValueError(f"{op} does not run on {device.type}; move the tensors to the CPU or use meon_ext.reference")
 
 
+def _has_native_stage(weight: Tensor, sides: Sequence[int], stride: list[int], padding: list[int], pool: int) -> bool:
+    """Whether a native kernel takes a stage over inputs of ``sides`` (height, width). On the CPU it does."""
+    if weight.device.type in _NATIVE_DEVICES:
+        return True
+    if weight.dtype == torch.float64 or pool != 2 or max(sides) > _CUDA_LARGEST_SIDE:
+        return False
+    return any(tuple(weight.shape) == shape and stride == [s, s] and padding == [p, p] for shape, s, p in _CUDA_STAGES)
+
+
 # --- the ops -----------------------------------------------------------------------------------------------------
 
 
@@ -214,7 +233,7 @@ def conv_gdn_pool(
     pool = _integer("pool", pool, 1)
     _pooled_size(x.shape[2], x.shape[3], weight, strides, paddings, pool)
     _check_device("conv_gdn_pool", x.device)
-    if x.device.type not in _NATIVE_DEVICES:
+    if not _has_native_stage(weight, x.shape[2:], strides, paddings, pool):
         y = gdn(F.conv2d(x, weight, bias, strides, paddings), beta, gamma)
         return F.max_pool2d(y, pool) if pool > 1 else y
     arguments = (x, weight, bias, beta, gamma, strides, paddings, pool)
@@ -252,8 +271,7 @@ def extract_crops(image: Tensor, size: int = 256, stride: int = 128, *, dtype: t
             f"image is {image.shape[1]} x {image.shape[0]} pixels, smaller than one crop of {size} x {size}; pad it or "
             f"ask for a smaller size"
         )
-    if image.device.type not in _NATIVE_DEVICES:
-        return reference.extract_crops(image, size, stride, dtype=dtype)
+    _check_device("extract_crops", image.device)
     # A stride past the image means one that reaches its end; the kernels multiply it by an index.
     stride = min(stride, 1 << 30)
     return _OPS.extract_crops(image, size, stride, dtype == torch.float64)  # type: ignore[no-any-return]
@@ -277,11 +295,12 @@ def crop_conv_gdn_pool(
     Args:
         image_u8: (H, W, Cin), uint8.
         boxes: (K, 4), int64, rows (x0, y0, x1, y1) in pixels, x1 and y1 exclusive; all inside the image, all of one
-            size. On the CPU where the image is.
+            size. On the CPU where the image is; for an image on CUDA on either. Boxes on CUDA are not looked at
+            beforehand, since that would wait for the device: a wrong one gives NaN.
         weight, bias, beta, gamma, stride, padding, pool: As in :func:`conv_gdn_pool`. Padding is that of the crop:
             pixels of the image beyond a crop's border count as zero.
         crop: Size of the boxes, pixels: one number or (height, width). Read from the boxes where it is not given;
-            torch.compile and torch.export, and an empty ``boxes``, need it.
+            torch.compile, torch.export and CUDA graphs, and an empty ``boxes``, need it.
 
     Returns:
         (K, Cout, Hp, Wp), of weight's dtype. Differentiable with respect to the parameters.
@@ -320,10 +339,17 @@ def crop_conv_gdn_pool(
     else:
         sides = _pair("crop", crop, 1)
     _pooled_size(sides[0], sides[1], weight, strides, paddings, pool)
-    if not torch.compiler.is_compiling():
+    if boxes.shape[0] and (sides[0] > image_u8.shape[0] or sides[1] > image_u8.shape[1]):
+        raise ValueError(
+            f"crops of {sides[1]} x {sides[0]} pixels do not fit in the image of {image_u8.shape[1]} x "
+            f"{image_u8.shape[0]}"
+        )
+    if not torch.compiler.is_compiling() and boxes.device.type != "cuda":
         _check_boxes(boxes, image_u8, sides)
     _check_device("crop_conv_gdn_pool", image_u8.device)
-    if image_u8.device.type not in _NATIVE_DEVICES:
+    boxes = boxes.to(image_u8.device)
+    native = image_u8.shape[2] == 3 or image_u8.device.type in _NATIVE_DEVICES
+    if not native or not _has_native_stage(weight, sides, strides, paddings, pool):
         crops = _gather_crops(image_u8, boxes, sides, weight.dtype)
         return conv_gdn_pool(crops, weight, bias, beta, gamma, strides, paddings, pool)
     arguments = (image_u8, boxes, weight, bias, beta, gamma, sides, strides, paddings, pool)
@@ -340,11 +366,16 @@ def _will_go_backward(*tensors: Tensor) -> bool:
 
 
 def _gather_crops(image: Tensor, boxes: Tensor, sides: list[int], dtype: torch.dtype) -> Tensor:
-    """(K, C, *sides). By indexing, which torch.compile can trace: reading the boxes' values it cannot."""
-    boxes = boxes.to(image.device)
+    """(K, C, *sides), NaN for a box outside of the image. By indexing, which torch.compile can trace: reading the
+    boxes' values it cannot, and a CUDA device would be waited for."""
     rows = boxes[:, 1, None] + torch.arange(sides[0], device=image.device)
     columns = boxes[:, 0, None] + torch.arange(sides[1], device=image.device)
-    return image[rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).to(dtype).contiguous()
+    height, width = image.shape[:2]
+    inside = (rows[:, 0] >= 0) & (columns[:, 0] >= 0) & (boxes[:, 3] <= height) & (boxes[:, 2] <= width)
+    good = inside & (boxes[:, 3] - boxes[:, 1] == sides[0]) & (boxes[:, 2] - boxes[:, 0] == sides[1])
+    rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
+    crops = image[rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).to(dtype)
+    return crops.where(good[:, None, None, None], torch.nan).contiguous()
 
 
 def _check_boxes(boxes: Tensor, image: Tensor, sides: list[int]) -> None:
@@ -417,7 +448,10 @@ def _(
 def _empty_kept(
     like: Tensor, batch: int, width: int, weight: Tensor, size: tuple[int, int], *options: object
 ) -> Tensor:
-    """What csrc/cpu/simd_stage.cpp keeps for the backward, by its formula: numbers in an order of its own."""
+    """What csrc/cpu/simd_stage.cpp keeps for the backward, by its formula: numbers in an order of its own. CUDA keeps
+    nothing."""
+    if like.device.type == "cuda":
+        return like.new_empty(0)
     fast = weight.shape[0] in (8, 16, 32) and tuple(weight.shape[2:]) == (5, 5) and options == ([2, 2], [2, 2], 2)
     if not fast or weight.dtype != torch.float32:
         return like.new_empty(0)

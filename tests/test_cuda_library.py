@@ -10,7 +10,25 @@ import torch
 from meon_ext import _native, ops
 from meon_ext.errors import NativeError
 
-OPS = ("gdn", "gdn_backward")
+X, VECTOR, SQUARE = torch.randn(2, 3, 12, 12), torch.ones(8), torch.rand(8, 8)
+STAGE = (torch.randn(8, 3, 5, 5), VECTOR, VECTOR, SQUARE)
+SIZES = ([2, 2], [2, 2], 2)
+IMAGE, BOXES = torch.zeros(20, 20, 3, dtype=torch.uint8), torch.tensor([[0, 0, 12, 12]])
+CROPS = (IMAGE, BOXES, *STAGE, [12, 12], *SIZES)
+
+# Each op with arguments that are right but for the device.
+OPS: dict[str, tuple[object, ...]] = {
+    "gdn": (X, torch.ones(3), torch.rand(3, 3)),
+    "gdn_backward": (X, X, torch.ones(3), torch.rand(3, 3)),
+    "conv_gdn_pool": (X, *STAGE, *SIZES),
+    "conv_gdn_pool_train": (X, *STAGE, *SIZES),
+    "conv_gdn_pool_backward": (torch.randn(2, 8, 3, 3), X, *STAGE, *SIZES, True),
+    "crop_conv_gdn_pool": CROPS,
+    "crop_conv_gdn_pool_train": CROPS,
+    "crop_conv_gdn_pool_backward": (torch.randn(1, 8, 3, 3), *CROPS),
+    "extract_crops": (IMAGE, 12, 4, False),
+    "extract_crops_backward": (torch.randn(9, 3, 12, 12), 20, 20, 4),
+}
 
 built = pytest.mark.skipif(
     not _native.CUDA_LIBRARY.is_file(), reason=f"{_native.CUDA_LIBRARY.name} was not built (no nvcc, or MEON_CUDA=off)"
@@ -32,11 +50,9 @@ def test_loads_beside_a_cuda_build_of_torch() -> None:
 @pytest.mark.parametrize("op", OPS)
 def test_cuda_kernels_refuse_memory_of_the_cpu(op: str) -> None:
     """Past the dispatcher, which would never do this: the kernel itself must look before it hands out a pointer."""
-    x = torch.randn(2, 3, 4, 4)
-    tensors = ([x] if op == "gdn_backward" else []) + [x, torch.ones(3), torch.rand(3, 3)]
     keys = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-    with pytest.raises(RuntimeError, match=re.escape('x is not on a CUDA device; move it with .to("cuda")')):
-        getattr(torch.ops.meon_ext, op).default.redispatch(keys, *tensors)
+    with pytest.raises(RuntimeError, match=re.escape('is not on a CUDA device; move it with .to("cuda")')):
+        getattr(torch.ops.meon_ext, op).default.redispatch(keys, *OPS[op])
 
 
 @built

@@ -87,6 +87,31 @@ def test_gradient_of_the_image(dtype: torch.dtype) -> None:
     assert torch.equal(coverage, (torch.tensor(rows)[:, None, None] * torch.tensor(columns)[:, None]).expand(19, 23, 3))
 
 
+# --- gathering, as on CUDA for stages that have no kernel ---------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_gathered_crops(dtype: torch.dtype) -> None:
+    image, boxes = image_and_boxes(fresh_generator(), 5)
+    want = reference.gather_crops(image, boxes, dtype=dtype)
+    assert torch.equal(ops._gather_crops(image, boxes, [CROP, CROP], dtype), want)
+    height, width = image.shape[:2]
+    for x0, y0, x1, y1 in [
+        (-1, 0, CROP - 1, CROP),
+        (0, -1, CROP, CROP - 1),
+        (width - CROP + 1, 0, width + 1, CROP),
+        (0, height - CROP + 1, CROP, height + 1),
+        (0, 0, CROP, CROP - 1),
+        (0, 0, CROP + 1, CROP),
+        (-(2**60), 0, 2**60, CROP),
+    ]:
+        bad = boxes.clone()
+        bad[2] = torch.tensor([x0, y0, x1, y1])
+        got = ops._gather_crops(image, bad, [CROP, CROP], dtype)
+        assert got.dtype == dtype and bool(got[2].isnan().all())
+        assert torch.equal(got[[0, 1, 3, 4]], want[[0, 1, 3, 4]])
+
+
 # --- crop_conv_gdn_pool -------------------------------------------------------------------------------------------
 
 

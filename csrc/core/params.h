@@ -98,7 +98,7 @@ struct ConvGdnPoolForward {
   const T* beta = nullptr;    // [Cout]
   const T* gamma = nullptr;   // [Cout, Cout]
   T* y = nullptr;             // [N, Cout, Hp, Wp]
-  T* kept = nullptr;          // [cpu::kept_numel] what the backward would compute again, or null
+  T* kept = nullptr;          // [cpu::kept_numel] what the backward would compute again, or null; CUDA keeps nothing
 };
 
 template <class T>
@@ -123,6 +123,7 @@ struct CropInput {
   const uint8_t* image = nullptr;  // [H, W, C], C = shape.in_channels
   int64_t image_w = 0;
   const int64_t* boxes = nullptr;  // [K, 4] as (x0, y0, x1, y1), inside the image, all of shape.in_w x shape.in_h
+  int64_t image_h = 0;             // for kernels that look at the boxes themselves; others need not know
 };
 
 template <class T>

@@ -4,11 +4,10 @@
 
 #include "cuda/gdn.cuh"
 #include "cuda/gdn.h"
+#include "cuda/reduce.cuh"
 
 namespace meon::cuda {
 namespace {
-
-int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // The one switch from the number of channels to kRows: f(std::integral_constant<int, kRows>).
 template <class F>
@@ -81,9 +80,8 @@ LaunchResult gdn_backward_in_splits(const GdnBackward<T>& p, void* workspace, in
     if (result.error != cudaSuccess) return result;
   }
   // With no pixel at all there is no partial sum, and this writes zeros.
-  return launch("gdn_reduce_kernel", gdn_reduce_kernel<T>,
-                {divide_up(gdn_partial_size(s.channels), ReduceTile::kColumns)}, kGdnThreads, stream, p, splits,
-                partials);
+  const int64_t C = s.channels;
+  return reduce<T>({partials, splits, p.grad_gamma, C * C, p.grad_beta, C}, stream);
 }
 
 template <class T>

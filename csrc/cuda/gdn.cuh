@@ -10,47 +10,17 @@
 // Also compiled by g++ (tests/cuda_on_host): no torch, no inline PTX.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cmath>
 #include <cstdint>
-#include <type_traits>
 
 #include "core/params.h"
+#include "cuda/element.cuh"
 #include "cuda/launch.h"
+#include "cuda/parameter_sums.cuh"
 
 namespace meon::cuda {
-
-// ---- element types ----
-
-__device__ __forceinline__ float widen(float v) { return v; }
-__device__ __forceinline__ double widen(double v) { return v; }
-__device__ __forceinline__ float widen(__half v) { return __half2float(v); }
-__device__ __forceinline__ float widen(__nv_bfloat16 v) { return __bfloat162float(v); }
-
-template <class T>
-struct Element {
-  using Acc = float;
-};
-template <>
-struct Element<double> {
-  using Acc = double;
-};
-template <class T>
-using AccOf = typename Element<T>::Acc;
-
-template <class T>
-__device__ __forceinline__ T narrow(AccOf<T> v) {
-  if constexpr (std::is_same_v<T, __half>) {
-    return __float2half_rn(v);
-  } else if constexpr (std::is_same_v<T, __nv_bfloat16>) {
-    return __float2bfloat16_rn(v);
-  } else {
-    return v;
-  }
-}
 
 // ---- tiles ----
 
@@ -200,11 +170,6 @@ __device__ __forceinline__ void multiply(const T* gamma, int64_t channels, int64
   }
 }
 
-template <class Acc>
-__device__ __forceinline__ Acc square(Acc v) {
-  return v * v;
-}
-
 // n[i, p] = beta_i + sum_j gamma[i, j] x[j, p]^2 for the owned (i, p) of the rows from row0. Rows past the last channel
 // get 1, whose root is harmless. On return the tile holds the last rows of x that were read; with at most kRows
 // channels these are all of them. Some threads may still be reading it.
@@ -225,13 +190,6 @@ __device__ __forceinline__ void norms(const GdnShape& s, const int64_t* origin, 
     load_tile<Tile>(s, origin, depth0, tile, [&](int64_t at) { return widen(x[at]); });
     multiply<Tile, false>(gamma, s.channels, row0, depth0, tile, staged, n, [](Acc v) { return square(v); });
   }
-}
-
-// dL/dn = -1/2 g x n^-3/2, from inverse = n^-1/2, one factor at a time: x * inverse is bounded however large x is,
-// while inverse^3 may leave the range that the whole product stays in.
-template <class Acc>
-__device__ __forceinline__ Acc norm_gradient(Acc g, Acc x, Acc inverse) {
-  return Acc(-0.5) * g * (x * inverse) * inverse * inverse;
 }
 
 // ---- forward ----
@@ -259,103 +217,6 @@ __global__ void __launch_bounds__(kGdnThreads, 1) gdn_forward_kernel(GdnForward<
   __syncthreads();  // the outputs are there
   store_tile<Tile>(p.shape, s.origin, row0, tile, p.y);
 }
-
-// ---- the product over pixels: gradients of beta and gamma ----
-
-// A thread's share of sum_p t[i, p] x[j, p]^2 (gamma) and sum_p t[i, p] (beta).
-template <class Tile>
-struct ParameterSums {
-  typename Tile::Acc gamma[Tile::kPatch][Tile::kPatch];
-  typename Tile::Acc beta[Tile::kPatch];
-
-  __device__ __forceinline__ void clear() {
-    for (int a = 0; a < Tile::kPatch; ++a) {
-      beta[a] = 0;
-      for (int b = 0; b < Tile::kPatch; ++b) gamma[a][b] = 0;
-    }
-  }
-  __device__ __forceinline__ void add(const ParameterSums& other) {
-    for (int a = 0; a < Tile::kPatch; ++a) {
-      beta[a] += other.beta[a];
-      for (int b = 0; b < Tile::kPatch; ++b) gamma[a][b] += other.gamma[a][b];
-    }
-  }
-};
-
-// Which sums, of which pixels. The rows of a patch are kPatches apart, so that neighbouring threads read other banks.
-template <class Tile>
-struct Patch {
-  int group, i, j;
-  __device__ __forceinline__ Patch()
-      : group(threadIdx.x / Tile::kGroupThreads),
-        i(threadIdx.x % Tile::kGroupThreads / Tile::kPatches),
-        j(threadIdx.x % Tile::kPatches) {}
-};
-
-// total += the sums over this tile's pixels; both tiles: [kRows, kStride]. These are added up apart first: the rounding
-// error then grows with the number of pixels of a tile plus the number of tiles, not with their product.
-template <class Tile>
-__device__ __forceinline__ void add_parameter_sums(const typename Tile::Acc* t_tile, const typename Tile::Acc* x_tile,
-                                                   ParameterSums<Tile>& total) {
-  using Acc = typename Tile::Acc;
-  const Patch<Tile> patch;
-  ParameterSums<Tile> sums;
-  sums.clear();
-#pragma unroll 2
-  for (int p = patch.group; p < Tile::kPixels; p += Tile::kGroups) {
-    Acc t[Tile::kPatch], squares[Tile::kPatch];
-    for (int a = 0; a < Tile::kPatch; ++a) {
-      t[a] = t_tile[(patch.i + a * Tile::kPatches) * Tile::kStride + p];
-      squares[a] = square(x_tile[(patch.j + a * Tile::kPatches) * Tile::kStride + p]);
-    }
-    for (int a = 0; a < Tile::kPatch; ++a) {
-      sums.beta[a] += t[a];
-      for (int b = 0; b < Tile::kPatch; ++b) sums.gamma[a][b] += t[a] * squares[b];
-    }
-  }
-  total.add(sums);
-}
-
-// Adds up the groups of a block, in order, and writes the block's partial sums of rows from row0 and columns from col0:
-// partial is [C, C] for gamma followed by [C] for beta. `scratch` is the memory of the two tiles, which nobody needs
-// any more after the first barrier.
-template <class Tile>
-__device__ __forceinline__ void store_parameter_sums(const ParameterSums<Tile>& sums, int64_t channels, int64_t row0,
-                                                     int64_t col0, typename Tile::Acc* scratch,
-                                                     typename Tile::Acc* partial) {
-  using Acc = typename Tile::Acc;
-  constexpr int kSums = Tile::kRows * Tile::kRows;
-  const Patch<Tile> patch;
-  __syncthreads();  // nobody still reads the tiles
-  for (int a = 0; a < Tile::kPatch; ++a) {
-    for (int b = 0; b < Tile::kPatch; ++b) {
-      const int i = patch.i + a * Tile::kPatches, j = patch.j + b * Tile::kPatches;
-      scratch[patch.group * kSums + i * Tile::kRows + j] = sums.gamma[a][b];
-    }
-  }
-  __syncthreads();  // every group's sums for gamma are there
-  for (int e = threadIdx.x; e < kSums; e += Tile::kThreads) {
-    const int64_t i = row0 + e / Tile::kRows, j = col0 + e % Tile::kRows;
-    Acc sum = 0;
-    for (int g = 0; g < Tile::kGroups; ++g) sum += scratch[g * kSums + e];
-    if (i < channels && j < channels) partial[i * channels + j] = sum;
-  }
-  if (col0 != 0) return;  // the sums for beta are the same in every column of tiles; the first writes them
-  __syncthreads();        // nobody still reads the sums for gamma
-  if (patch.j == 0) {
-    for (int a = 0; a < Tile::kPatch; ++a) {
-      scratch[patch.group * Tile::kRows + patch.i + a * Tile::kPatches] = sums.beta[a];
-    }
-  }
-  __syncthreads();  // every group's sums for beta are there
-  if (threadIdx.x < Tile::kRows && row0 + threadIdx.x < channels) {
-    Acc sum = 0;
-    for (int g = 0; g < Tile::kGroups; ++g) sum += scratch[g * Tile::kRows + threadIdx.x];
-    partial[channels * channels + row0 + threadIdx.x] = sum;
-  }
-}
-
-__host__ __device__ inline int64_t gdn_partial_size(int64_t channels) { return channels * channels + channels; }
 
 // ---- backward, all channels in one tile ----
 
@@ -490,43 +351,6 @@ __global__ void __launch_bounds__(kGdnThreads, 1)
   }
   store_parameter_sums<Tile>(sums, p.shape.channels, row0, col0, &s.tiles[0][0],
                              partials + blockIdx.x * gdn_partial_size(p.shape.channels));
-}
-
-// ---- the second stage of the reduction ----
-
-struct ReduceTile {
-  static constexpr int kColumns = 32;                    // parameters
-  static constexpr int kLanes = kGdnThreads / kColumns;  // threads for each: one adds splits lane, lane + kLanes, ...
-};
-
-template <class Acc>
-struct ReduceStorage {
-  Acc sums[ReduceTile::kLanes][ReduceTile::kColumns];
-};
-
-// partials: [splits, C * C + C]; zeros are written where there was no split.   grid: (parameters / kColumns)
-template <class T>
-__global__ void __launch_bounds__(kGdnThreads, 1)
-    gdn_reduce_kernel(GdnBackward<T> p, int64_t splits, const AccOf<T>* partials) {
-  using Acc = AccOf<T>;
-  auto& s = block_shared<ReduceStorage<Acc>>();
-  const int column = threadIdx.x % ReduceTile::kColumns, lane = threadIdx.x / ReduceTile::kColumns;
-  const int64_t size = gdn_partial_size(p.shape.channels);
-  const int64_t at = int64_t{blockIdx.x} * ReduceTile::kColumns + column;
-  Acc sum = 0;
-  if (at < size) {
-    for (int64_t split = lane; split < splits; split += ReduceTile::kLanes) sum += partials[split * size + at];
-  }
-  s.sums[lane][column] = sum;
-  __syncthreads();  // every lane's sum is there
-  if (lane != 0 || at >= size) return;
-  for (int other = 1; other < ReduceTile::kLanes; ++other) sum += s.sums[other][column];
-  const int64_t in_gamma = size - p.shape.channels;
-  if (at < in_gamma) {
-    p.grad_gamma[at] = narrow<T>(sum);
-  } else {
-    p.grad_beta[at - in_gamma] = narrow<T>(sum);
-  }
 }
 
 }  // namespace meon::cuda

@@ -18,6 +18,8 @@ struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
 
+inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
 // Params come from the kernel and Args are converted to them, so that an int may stand for an int64_t.
 template <class... Params, class... Args>
 LaunchResult launch(const char* name, void (*kernel)(Params...), Grid grid, int threads, cudaStream_t stream,

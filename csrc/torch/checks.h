@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "core/crop_grid.h"
 #include "core/params.h"
 
 namespace meon::torch_ops {
@@ -21,6 +22,17 @@ namespace meon::torch_ops {
 using torch::headeronly::MemoryFormat;
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
+using IntList = std::vector<int64_t>;
+
+template <class T>
+const T* in(const Tensor& t) {
+  return static_cast<const T*>(t.const_data_ptr());
+}
+
+template <class T>
+T* out(const Tensor& t) {
+  return static_cast<T*>(t.mutable_data_ptr());
+}
 
 inline std::string shape_of(const Tensor& t) {
   std::string out = "(";
@@ -109,8 +121,8 @@ inline int64_t checked_side(const char* axis, int64_t in, int64_t pad, int64_t k
 
 // The shape of conv_gdn_pool over `batch` inputs of (in_channels, in_h, in_w), with every parameter checked.
 inline ConvShape check_conv(int64_t batch, int64_t in_channels, int64_t in_h, int64_t in_w, const Tensor& weight,
-                            const Tensor& bias, const Tensor& beta, const Tensor& gamma,
-                            const std::vector<int64_t>& stride, const std::vector<int64_t>& padding, int64_t pool) {
+                            const Tensor& bias, const Tensor& beta, const Tensor& gamma, const IntList& stride,
+                            const IntList& padding, int64_t pool) {
   check_shape(weight, "weight", {-1, in_channels, -1, -1}, "(out_channels, in_channels, kernel_h, kernel_w)");
   const int64_t out = weight.size(0);
   STD_TORCH_CHECK(out > 0, "weight has no output channel");
@@ -139,6 +151,20 @@ inline ConvShape check_conv(int64_t batch, int64_t in_channels, int64_t in_h, in
           .pad_h = padding[0],
           .pad_w = padding[1],
           .pool = pool};
+}
+
+inline CropExtraction check_extraction(int64_t height, int64_t width, int64_t channels, int64_t size, int64_t stride) {
+  STD_TORCH_CHECK(size > 0, "size must be positive, got ", size);
+  STD_TORCH_CHECK(stride > 0 && stride < kSideLimit, "stride must be from 1 to 2^31 - 1, got ", stride);
+  STD_TORCH_CHECK(height < kSideLimit && width < kSideLimit, "an image of ", width, " x ", height,
+                  " pixels is too large; a side must be below 2^31");
+  STD_TORCH_CHECK(height >= size && width >= size, "an image of ", width, " x ", height,
+                  " pixels is smaller than one crop of ", size, " x ", size);
+  return {height, width, channels, size, stride};
+}
+
+inline int64_t crop_total(const CropExtraction& s) {
+  return crop_count(s.height, s.size, s.stride) * crop_count(s.width, s.size, s.stride);
 }
 
 }  // namespace meon::torch_ops

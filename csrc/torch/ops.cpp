@@ -5,15 +5,12 @@
 #include <tuple>
 #include <vector>
 
-#include "core/crop_grid.h"
 #include "cpu/kernels.h"
 #include "torch/checks.h"
 #include "torch/library_stage.h"
 
 namespace meon::torch_ops {
 namespace {
-
-using IntList = std::vector<int64_t>;
 
 class TorchParallel final : public Parallel {
  public:
@@ -33,16 +30,6 @@ void dispatch(const Tensor& t, F&& f) {
   } else {
     f(float{});
   }
-}
-
-template <class T>
-const T* in(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-
-template <class T>
-T* out(const Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
 }
 
 Tensor gdn(const Tensor& x, const Tensor& beta, const Tensor& gamma) {
@@ -269,20 +256,6 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(
         TorchParallel());
   });
   return {grad_w, grad_b, grad_beta, grad_gamma};
-}
-
-CropExtraction check_extraction(int64_t height, int64_t width, int64_t channels, int64_t size, int64_t stride) {
-  STD_TORCH_CHECK(size > 0, "size must be positive, got ", size);
-  STD_TORCH_CHECK(stride > 0 && stride < kSideLimit, "stride must be from 1 to 2^31 - 1, got ", stride);
-  STD_TORCH_CHECK(height < kSideLimit && width < kSideLimit, "an image of ", width, " x ", height,
-                  " pixels is too large; a side must be below 2^31");
-  STD_TORCH_CHECK(height >= size && width >= size, "an image of ", width, " x ", height,
-                  " pixels is smaller than one crop of ", size, " x ", size);
-  return {height, width, channels, size, stride};
-}
-
-int64_t crop_total(const CropExtraction& s) {
-  return crop_count(s.height, s.size, s.stride) * crop_count(s.width, s.size, s.stride);
 }
 
 // image (H, W, C): uint8, or the output's dtype. double_out: float64 crops of a uint8 image.

@@ -1,9 +1,9 @@
-"""Takes each __syncthreads() of a kernel file away in turn; ThreadSanitizer must report a race every time.
+"""Takes each __syncthreads() of kernel files away in turn; ThreadSanitizer must report a race every time.
 
 With all of them in place it must report none. So no barrier is missing, none is superfluous, and the tool that says so
 is seen to work.
 
-    python tests/cuda_on_host/every_barrier_matters.py RACE_PROGRAM KERNELS.cuh
+    python tests/cuda_on_host/every_barrier_matters.py RACE_PROGRAM KERNELS.cuh ...
 """
 
 from __future__ import annotations
@@ -22,15 +22,18 @@ def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def main() -> int:
-    program, kernels = sys.argv[1], Path(sys.argv[2])
-    lines = [
-        (number, line)
-        for number, line in enumerate(kernels.read_text().splitlines(), start=1)
-        if "__syncthreads();" in line.split("//")[0]
-    ]
-    if not lines:
-        print(f"no __syncthreads() in {kernels}")
-        return 1
+    program, files = sys.argv[1], [Path(name) for name in sys.argv[2:]]
+    barriers = []
+    for file in files:
+        lines = [
+            (file, number, line)
+            for number, line in enumerate(file.read_text().splitlines(), start=1)
+            if "__syncthreads();" in line.split("//")[0]
+        ]
+        if not lines:
+            print(f"no __syncthreads() in {file}")
+            return 1
+        barriers += lines
 
     failures = 0
     whole = run(program)
@@ -39,14 +42,14 @@ def main() -> int:
         failures += 1
     else:
         print("ok     every barrier in place: no race")
-    for number, line in lines:
-        taken = run(program, str(number))
+    for file, number, line in barriers:
+        taken = run(program, f"/{file.name}", str(number))
         found = taken.returncode == RACE and "WARNING: ThreadSanitizer: data race" in taken.stderr
-        print(f"{'ok    ' if found else 'FAILED'} without {kernels.name}:{number} {line.strip()}")
+        print(f"{'ok    ' if found else 'FAILED'} without {file.name}:{number} {line.strip()}")
         if not found:
             print(f"       no race was reported (exit code {taken.returncode})\n{taken.stderr}")
             failures += 1
-    print(f"{len(lines)} barriers, {failures} failures")
+    print(f"{len(barriers)} barriers, {failures} failures")
     return 1 if failures else 0
 
 

@@ -9,20 +9,22 @@
 // and half a unit in the last place of the storage type at the end. `tiny` stands for results below the normal range.
 #include "cuda/gdn.cu"
 
-#include <sys/mman.h>
-
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <random>
 #include <vector>
 
-#include "cuda_on_host.h"
-#include "native/check.h"
+#include "device.h"
 
 namespace {
 
+using cuda_on_host::Buffer;
+using cuda_on_host::check_value;
+using cuda_on_host::Format;
+using cuda_on_host::in_both_orders;
+using cuda_on_host::same_bits;
+using cuda_on_host::SparseBuffer;
 using meon::GdnBackward;
 using meon::GdnForward;
 using meon::GdnShape;
@@ -37,57 +39,10 @@ constexpr bool kSlow = true;
 constexpr bool kSlow = false;
 #endif
 
-// ---- element types ----
-
-template <class T>
-struct Format {  // float, double
-  static constexpr double kRoundoff = std::numeric_limits<T>::epsilon() / 2;
-  static constexpr double kLargest = std::numeric_limits<T>::max();
-  static constexpr double kSmallest = std::numeric_limits<T>::denorm_min();
-  static T from(double v) { return static_cast<T>(v); }
-  static double to(T v) { return v; }
-};
-template <>
-struct Format<__half> {
-  static constexpr double kRoundoff = 0x1p-11, kLargest = 65504, kSmallest = 0x1p-24;
-  static __half from(double v) { return __float2half_rn(static_cast<float>(v)); }
-  static double to(__half v) { return __half2float(v); }
-};
-template <>
-struct Format<__nv_bfloat16> {
-  static constexpr double kRoundoff = 0x1p-8, kLargest = 0x1.fep127, kSmallest = 0x1p-133;
-  static __nv_bfloat16 from(double v) { return __float2bfloat16_rn(static_cast<float>(v)); }
-  static double to(__nv_bfloat16 v) { return __bfloat162float(v); }
-};
-
 template <class T>
 constexpr double kRoundoffOfSums = Format<AccOf<T>>::kRoundoff;
 template <class T>
 constexpr double kTiny = 8 * Format<AccOf<T>>::kSmallest;  // a handful of products that fell below the normal range
-
-// ---- memory as the device sees it ----
-
-// Exactly as long as asked for, so that AddressSanitizer sees an access past the end; poisoned at first.
-template <class T>
-class Buffer {
- public:
-  explicit Buffer(int64_t size)
-      : size_(size), data_(static_cast<T*>(std::malloc(static_cast<size_t>(size) * sizeof(T)))) {
-    cuda_on_host::poison(data_, static_cast<size_t>(size) * sizeof(T));
-  }
-  ~Buffer() { std::free(data_); }
-  Buffer(const Buffer&) = delete;
-  Buffer& operator=(const Buffer&) = delete;
-
-  T* data() { return data_; }
-  int64_t size() const { return size_; }
-  T& operator[](int64_t i) { return data_[i]; }
-  Real real(int64_t i) const { return Format<T>::to(data_[i]); }
-
- private:
-  int64_t size_;
-  T* data_;
-};
 
 GdnShape shape_of(int64_t batch, int64_t channels, int64_t spatial, bool channels_last) {
   return {batch, channels, spatial, channels_last ? 1 : spatial, channels_last ? channels : 1};
@@ -193,18 +148,6 @@ struct Problem {
   }
 };
 
-// Like CHECK_CLOSE, and right for results that the storage type cannot hold.
-template <class T>
-void check_value(T got, Real want, Real tolerance) {
-  const double value = Format<T>::to(got);
-  const Real allowed = tolerance + Format<T>::kRoundoff * (std::fabs(want) + tolerance) + Format<T>::kSmallest;
-  if (std::isinf(value)) {
-    CHECK(std::fabs(want) + allowed >= Format<T>::kLargest && std::signbit(value) == std::signbit(want));
-  } else {
-    CHECK_CLOSE(value, want, allowed);
-  }
-}
-
 // (C + 2) / 2 + 2, in units of the sums' roundoff.
 double inverse_root_roundings(int64_t channels) { return static_cast<double>(channels + 2) / 2 + 2; }
 
@@ -291,17 +234,6 @@ void for_every_type(F&& f) {
   named("double", double{});
   named("half", __half{});
   named("bfloat16", __nv_bfloat16{});
-}
-
-// Every order of the fibers must give the same: f(reverse).
-template <class F>
-void in_both_orders(F&& f) {
-  for (const bool reverse : {false, true}) {
-    INFO("reverse " << reverse);
-    cuda_on_host::options().reverse = reverse;
-    f();
-  }
-  cuda_on_host::options().reverse = false;
 }
 
 TEST(forward_and_backward_match_the_oracle) {
@@ -436,11 +368,6 @@ struct Outputs {
   }
 };
 
-template <class T>
-bool same_bits(Buffer<T>& a, Buffer<T>& b) {
-  return a.size() == b.size() && std::memcmp(a.data(), b.data(), static_cast<size_t>(a.size()) * sizeof(T)) == 0;
-}
-
 TEST(every_run_gives_the_same_bits) {
   for (const int64_t channels : {7, 24, 65}) {
     INFO("C=" << channels);
@@ -499,26 +426,6 @@ TEST(a_sample_gives_the_same_bits_alone_as_in_a_batch) {
 }
 
 // ---- sizes ----
-
-// Zeros as long as a tensor of more than 2^31 elements; only the pages that are touched take memory.
-template <class T>
-class SparseBuffer {
- public:
-  explicit SparseBuffer(int64_t size) : bytes_(static_cast<size_t>(size) * sizeof(T)) {
-    void* memory = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    REQUIRE(memory != MAP_FAILED);
-    data_ = static_cast<T*>(memory);
-  }
-  ~SparseBuffer() { munmap(data_, bytes_); }
-  SparseBuffer(const SparseBuffer&) = delete;
-  SparseBuffer& operator=(const SparseBuffer&) = delete;
-  T* data() { return data_; }
-  T& operator[](int64_t i) { return data_[i]; }
-
- private:
-  size_t bytes_;
-  T* data_;
-};
 
 // Runs only the block that the last pixel and the last channel fall to, in tensors whose offsets need more than 32
 // bits.

@@ -19,5 +19,13 @@ struct dim3 {
   constexpr dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
 };
 
+// Aligned as on the device, where a load from elsewhere is an error: UndefinedBehaviorSanitizer sees one here.
+struct alignas(8) float2 {
+  float x, y;
+};
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
 // Returns the error of the last launch that failed and forgets it, as CUDA's does.
 cudaError_t cudaGetLastError();
