@@ -43,6 +43,7 @@ _CUDA_STAGES = (
     ((64, 32, 3, 3), 1, 0),
 )
 _CUDA_LARGEST_SIDE = 1 << 30
+_LIBRARY_LARGEST_POOL = 6  # kGdnMaxPool of csrc/cpu/gdn_tiles.h
 
 
 # --- checks ------------------------------------------------------------------------------------------------------
@@ -445,15 +446,16 @@ def _(
     return x.new_empty((x.shape[0], weight.shape[0], *size))
 
 
-def _empty_kept(
-    like: Tensor, batch: int, width: int, weight: Tensor, size: tuple[int, int], *options: object
-) -> Tensor:
+def _has_simd_stage(weight: Tensor, stride: list[int], padding: list[int], pool: int) -> bool:
+    """As csrc/cpu/simd_stage.cpp has it, but for empty batches."""
+    options = (stride, padding, pool)
+    return weight.shape[0] in (8, 16, 32) and tuple(weight.shape[2:]) == (5, 5) and options == ([2, 2], [2, 2], 2)
+
+
+def _empty_kept(like: Tensor, batch: int, width: int, weight: Tensor, size: tuple[int, int], *options: Any) -> Tensor:
     """What csrc/cpu/simd_stage.cpp keeps for the backward, by its formula: numbers in an order of its own. CUDA keeps
     nothing."""
-    if like.device.type == "cuda":
-        return like.new_empty(0)
-    fast = weight.shape[0] in (8, 16, 32) and tuple(weight.shape[2:]) == (5, 5) and options == ([2, 2], [2, 2], 2)
-    if not fast or weight.dtype != torch.float32:
+    if like.device.type == "cuda" or weight.dtype != torch.float32 or not _has_simd_stage(weight, *options):
         return like.new_empty(0)
     pitch = (width + 3) // 4
     group = 16 // pitch if pitch <= 16 else 1
@@ -475,6 +477,11 @@ def _(
     _check_one_device(x, weight, bias, beta, gamma)
     size = _pooled_size(x.shape[2], x.shape[3], weight, stride, padding, pool)
     y = x.new_empty((x.shape[0], weight.shape[0], *size))
+    on_cpu = x.device.type != "cuda" and x.dtype == torch.float32
+    # csrc/torch/library_stage.h: the convolution's output.
+    if on_cpu and not _has_simd_stage(weight, stride, padding, pool) and pool <= _LIBRARY_LARGEST_POOL and x.numel():
+        height, width = _pooled_size(x.shape[2], x.shape[3], weight, stride, padding, 1)
+        return y, x.new_empty(x.shape[0] * weight.shape[0] * height * width)
     return y, _empty_kept(x, x.shape[0], x.shape[3], weight, size, stride, padding, pool)
 
 

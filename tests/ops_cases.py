@@ -118,7 +118,9 @@ class ConvCase:
 
 NAMES = ["gdn", "conv_gdn_pool", "extract_crops", "crop_conv_gdn_pool"]
 CROP, CROP_STRIDE = 13, 5
-CROP_CASE = ConvCase(0, 3, CROP, CROP, 8, (5, 5), (2, 1), (2, 2))
+# Shapes whose results are the same bits whatever the batch and the threads: MEON's in float32, all in float64. Other
+# shapes in float32 go through torch's own convolution, which promises no such thing.
+CROP_CASE = ConvCase(0, 3, CROP, CROP, 8, (5, 5), (2, 2), (2, 2))
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def call(name: str, generator: torch.Generator, dtype: torch.dtype = torch.float
     if name == "gdn":
         return Call(ops.gdn, reference.gdn, gdn_inputs((batch, 17, 9, 10), generator, dtype))
     if name == "conv_gdn_pool":
-        case = ConvCase(batch, 3, 15, 14, 8, (5, 5), (2, 1), (2, 2))
+        case = ConvCase(batch, 3, 15, 14, 8, (5, 5), (2, 2), (2, 2))
         return Call(case.function(ops), case.function(reference), case.inputs(generator, dtype))
     if name == "extract_crops":
         image = torch.randn(20 + batch, 31, 3, generator=generator, dtype=torch.float64)

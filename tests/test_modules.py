@@ -237,7 +237,7 @@ def test_conv_gdn_pool_is_the_function_of_its_parameters(options: dict[str, int]
 @pytest.mark.parametrize(("activation", "batch_norm"), [("gdn", False), ("relu", False), ("relu", True)])
 def test_forward_crops_equals_forward_of_the_crops(activation: Activation, batch_norm: bool, backend: Backend) -> None:
     torch.manual_seed(0)
-    stage = ConvGDNPool(3, 4, 5, 2, 2, activation=activation, batch_norm=batch_norm, backend=backend).eval()
+    stage = ConvGDNPool(3, 8, 5, 2, 2, activation=activation, batch_norm=batch_norm, backend=backend).eval()
     image = torch.randint(0, 256, (40, 50, 3), dtype=torch.uint8)
     boxes = torch.tensor([[0, 0, 16, 12], [34, 28, 50, 40], [7, 9, 23, 21]])
     expected = stage(reference.gather_crops(image, boxes))

@@ -120,15 +120,16 @@ def crop_op(image: Tensor, boxes: Tensor, case: ConvCase = CROP_CASE, module: Mo
     return lambda *parameters: function(image, boxes, *parameters, *case.options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+OTHER_CASES = [
+    ConvCase(0, 3, CROP, CROP, 8, (5, 5), (2, 1), (2, 2)),
+    ConvCase(0, 3, CROP, CROP, 17, (1, 1), pool=1),
+    ConvCase(0, 3, CROP, CROP, 3, (2, 3), (1, 3), (4, 5), 3),
+]
+
+
 @pytest.mark.parametrize(
-    "case",
-    [
-        CROP_CASE,
-        ConvCase(0, 3, CROP, CROP, 8, (5, 5), (2, 2), (2, 2)),
-        ConvCase(0, 3, CROP, CROP, 17, (1, 1), pool=1),
-        ConvCase(0, 3, CROP, CROP, 3, (2, 3), (1, 3), (4, 5), 3),
-    ],
+    ("case", "dtype"),
+    [(CROP_CASE, torch.float32), *((case, torch.float64) for case in (CROP_CASE, *OTHER_CASES))],
     ids=str,
 )
 def test_equals_extracted_crops(case: ConvCase, dtype: torch.dtype) -> None:
@@ -145,16 +146,17 @@ def test_equals_extracted_crops(case: ConvCase, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_agrees_with_float64(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("case", [CROP_CASE, *OTHER_CASES], ids=str)
+def test_agrees_with_float64(case: ConvCase, dtype: torch.dtype) -> None:
     generator = fresh_generator()
     image, boxes = image_and_boxes(generator, 5)
-    _, *parameters = CROP_CASE.inputs(generator, dtype)
+    _, *parameters = case.inputs(generator, dtype)
     crops = reference.gather_crops(image, boxes, dtype=dtype)
-    stage = rounding.Stage(crops, *parameters, *CROP_CASE.options)
+    stage = rounding.Stage(crops, *parameters, *case.options)
     decided = stage.decided()
     grad = decided * torch.randn(decided.shape, generator=generator, dtype=torch.float64).to(dtype)
-    got = run(crop_op(image, boxes), parameters, grad)
-    want = run(crop_op(image, boxes, module=reference), leaves(parameters, torch.float64), grad)
+    got = run(crop_op(image, boxes, case), parameters, grad)
+    want = run(crop_op(image, boxes, case, module=reference), leaves(parameters, torch.float64), grad)
     _, *bounds = stage.backward(grad)
     for name, a, b, bound in zip(
         ["y", "weight", "bias", "beta", "gamma"], got, want, [stage.forward(), *bounds], strict=True

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from ops_cases import CROP, NAMES, call, fresh_generator, layouts, leaves, run, same_bits, threads
+from ops_cases import CROP, NAMES, ConvCase, call, fresh_generator, layouts, leaves, run, same_bits, threads
 
 from meon_ext import ops
 
@@ -20,6 +20,21 @@ def test_threads_and_repetition(name: str, dtype: torch.dtype) -> None:
             same_bits(f"{name} again, {count} threads", run(c.function, c.inputs, grad), results[count])
     same_bits(f"{name}, 2 threads", results[2], results[1])
     same_bits(f"{name}, 3 threads", results[3], results[1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_repetition_of_other_shapes(layout: str, count: int) -> None:
+    """Through torch's own convolution: the same bits each time with one number of threads."""
+    generator = fresh_generator()
+    case = ConvCase(5, 24, 15, 14, 40, (3, 5), (2, 1), (1, 2))
+    x, *rest = case.inputs(generator)
+    x = leaves([layouts(x.detach()).get(layout, x.detach())])[0]
+    grad = torch.randn(case.function(ops)(x, *rest).shape, generator=generator)
+    with threads(count):
+        first = run(case.function(ops), [x, *rest], grad)
+        for _ in range(3):
+            same_bits("again", run(case.function(ops), [x, *rest], grad), first)
 
 
 @pytest.mark.parametrize("name", ["gdn", "conv_gdn_pool", "crop_conv_gdn_pool"])
