@@ -13,5 +13,13 @@ class WeightsError(MeonError, ValueError):
     """A weights file or checkpoint does not fit. The message names the file, the entry and the remedy."""
 
 
+class ConfigError(MeonError, ValueError):
+    """A training configuration does not make sense. The message names the setting and what is allowed."""
+
+
+class TrainingError(MeonError, RuntimeError):
+    """A training run cannot begin, go on or be resumed. The message names the file or number and the remedy."""
+
+
 class NativeError(MeonError, ImportError):
     """A native library of meon_ext is missing or cannot be loaded. The message names the remedy."""

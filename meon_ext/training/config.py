@@ -1,0 +1,364 @@
+"""What a training run is told: typed, read from TOML or JSON, changed on the command line, saved with the run.
+
+No torch here, so that ``meon train --help`` and wrong configurations answer at once.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from meon_ext.errors import ConfigError
+from meon_ext.weights_io import CROP_SIZE
+
+__all__ = [
+    "DataConfig",
+    "NetworkConfig",
+    "SplitConfig",
+    "StepConfig",
+    "SynthesisConfig",
+    "TrainConfig",
+    "config_from_mapping",
+    "load_config",
+    "override",
+    "save_config",
+]
+
+MAX_CONFIG_BYTES = 1 << 20
+C = TypeVar("C")
+
+
+def _require(condition: bool, name: str, wanted: str, value: object) -> None:
+    if not condition:
+        raise ConfigError(f"{name} must be {wanted}, got {value!r:.80}")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """One data set of pictures with human (or teacher's) scores.
+
+    name, root: as for ``meon_ext.datasets.load_dataset``.
+    repeat: how often an epoch goes through it, to balance sets of different sizes.
+    """
+
+    name: str = "folder"
+    root: str = ""
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        _require(bool(self.root), "data.root", "a folder or file", self.root)
+        _require(self.repeat >= 1, "data.repeat", "at least 1", self.repeat)
+
+
+@dataclass(frozen=True)
+class SynthesisConfig:
+    """Distorted pictures made from pristine ones, in the workers that load them.
+
+    pristine: folders of clean photographs (with all below them).
+    types: names from ``meon_ext.distortions.TYPES``; "all" takes those that this Pillow can make. Pristine pictures
+        are a further class.
+    levels: which of the levels 1 to 5.
+    side: a picture is cut to at most this side before it is distorted (pixels, at random, at least 256), which bounds
+        the cost and the cache; 0 takes pictures whole.
+    scale: least and greatest factor by which a picture is resampled first, at random; between them, photographs show
+        more kinds of detail. It never makes a side smaller than 256. (1, 1) leaves them as they are.
+    variants: how many cuts and scales there are of each picture, type and level.
+    scores: a CSV with the columns image, distortion, level and score (0 to 100, higher is better), a teacher's word on
+        the quality of each picture after the distortion; image is the file's name or its path below the folder. Without
+        it the quality is 100 - 16 * level, 100 for pristine: a stand-in that knows no difference between types.
+    joint: whether step 2 sees these pictures too. Where there is no data set it always does.
+    repeat: as for a data set, in step 2.
+    """
+
+    pristine: tuple[str, ...] = ()
+    types: tuple[str, ...] = ("jpeg2000", "jpeg", "white_noise", "gaussian_blur")
+    levels: tuple[int, ...] = (1, 2, 3, 4, 5)
+    side: int = 384
+    scale: tuple[float, float] = (1.0, 1.0)
+    variants: int = 1
+    scores: str = ""
+    joint: bool = False
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        _require(bool(self.types), "synthesis.types", "at least one type", self.types)
+        _require(len(set(self.types)) == len(self.types), "synthesis.types", "without repetition", self.types)
+        allowed = set(self.levels) <= {1, 2, 3, 4, 5} and len(set(self.levels)) == len(self.levels)
+        _require(allowed and bool(self.levels), "synthesis.levels", "distinct levels from 1 to 5", self.levels)
+        _require(self.side == 0 or self.side >= CROP_SIZE, "synthesis.side", f"0 or at least {CROP_SIZE}", self.side)
+        low, high = self.scale
+        _require(0.1 <= low <= high <= 4, "synthesis.scale", "two factors in order, within 0.1 to 4", self.scale)
+        _require(self.variants >= 1, "synthesis.variants", "at least 1", self.variants)
+        _require(self.repeat >= 1, "synthesis.repeat", "at least 1", self.repeat)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """How contents are shared out: training, validation (chooses the best epoch and calibrates), test (only reported).
+
+    seed: which of the random splits. test may be 0: then nothing is held out beyond validation.
+    """
+
+    training: float = 0.7
+    validation: float = 0.1
+    test: float = 0.2
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        parts = (self.training, self.validation, self.test)
+        fair = self.training > 0 and self.validation > 0 and self.test >= 0 and abs(sum(parts) - 1) < 1e-9
+        _require(fair, "split", "fractions (training, validation over 0) that add up to 1", parts)
+
+
+@dataclass(frozen=True)
+class NetworkConfig:
+    """Which MEON, as for ``meon_ext.MEON``."""
+
+    task: Literal["fusion", "multitask", "single"] = "fusion"
+    activation: Literal["gdn", "relu"] = "gdn"
+    width: Literal[1, 2] = 1
+    batch_norm: bool = False
+    parametrization: Literal["projected", "reparam"] = "projected"
+
+    def __post_init__(self) -> None:
+        plain = not self.batch_norm or self.activation == "relu"
+        _require(plain, "network.batch_norm", "false with activation 'gdn'", self.batch_norm)
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """How one of the two training steps is optimised, by Adam.
+
+    epochs: passes over the training pictures, one crop of each; 0 leaves the step out. batch_size: crops of one update,
+        over all processes together. crops: how many crops an epoch takes of each picture.
+    learning_rate: at its highest; ``warmup`` epochs (a fraction is allowed) rise to it linearly, then ``schedule``
+        falls along half a cosine to a hundredth of it ("cosine"), by a tenth after 60 % and 85 % ("steps"), or not
+        ("constant").
+    weight_decay: as AdamW has it, on weights of convolutions and linear layers only.
+    clip: the greatest norm of the gradient; 0 for no limit.
+    """
+
+    epochs: int = 10
+    batch_size: int = 40
+    crops: int = 1
+    learning_rate: float = 1e-3
+    schedule: Literal["cosine", "steps", "constant"] = "cosine"
+    warmup: float = 0.0
+    weight_decay: float = 0.0
+    clip: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.epochs >= 0, "epochs", "at least 0", self.epochs)
+        _require(self.batch_size >= 2, "batch_size", "at least 2", self.batch_size)
+        _require(self.crops >= 1, "crops", "at least 1", self.crops)
+        _require(0 < self.learning_rate < 1, "learning_rate", "within 0 and 1", self.learning_rate)
+        _require(0 <= self.warmup, "warmup", "at least 0", self.warmup)
+        _require(0 <= self.weight_decay < 1, "weight_decay", "within 0 and 1", self.weight_decay)
+        _require(self.clip >= 0, "clip", "at least 0", self.clip)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole run.
+
+    data, synthesis, split, network: see their classes. classes: the distortion types the network tells apart, in the
+        order of its outputs; empty takes those that occur, in the order of ``meon_ext.distortions.TYPES``, then
+        pristine. Pictures of another or unknown type train the quality alone.
+    pretraining: step 1, on types. by_level: it tells apart types x levels, which Zhang et al. (DB-CNN, IEEE TCSVT 2020)
+        pre-train on; the levels are merged again for step 2. pretrained: a checkpoint of step 1 (``pretrained`` of
+        another run) to begin step 2 with; step 1 is left out.
+    joint: step 2. type_weight: lambda of ``L1 + lambda * cross-entropy``; the L1 loss is in standard deviations of
+        the training scores. rank_weight: of the loss on pairs of levels, see ``losses.ranking``; rank_margin: its
+        margin, in the same unit. ema: decay of the running average of weights that is validated and kept; 0 for none.
+    flip: mirror half of the crops. validation_crops: of a picture at most, in validation and test.
+    seed: of weights and order. deterministic: refuse operations whose result may change from run to run.
+    device: "auto" (the first GPU, else the CPU), "cpu" or "cuda[:N]". amp: bfloat16 autocast. threads: of a process on
+        the CPU, 0 for torch's choice. workers: processes that load pictures, 0 for none.
+    cache, cache_gib: folder of decoded and distorted pictures (empty: ``meon_ext`` in the user's cache folder), and its
+        limit; 0 GiB keeps nothing.
+    checkpoint_steps: updates between checkpoints, beside the one after each epoch. tensorboard: write its event files
+        where it is installed.
+    """
+
+    data: tuple[DataConfig, ...] = ()
+    synthesis: SynthesisConfig = field(default_factory=SynthesisConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    network: NetworkConfig = field(default_factory=NetworkConfig)
+    classes: tuple[str, ...] = ()
+    pretraining: StepConfig = field(default_factory=StepConfig)
+    by_level: bool = True
+    pretrained: str = ""
+    joint: StepConfig = field(default_factory=StepConfig)
+    type_weight: float = 1.0
+    rank_weight: float = 0.0
+    rank_margin: float = 0.1
+    ema: float = 0.0
+    flip: bool = True
+    validation_crops: int = 16
+    seed: int = 0
+    deterministic: bool = False
+    device: str = "auto"
+    amp: bool = False
+    threads: int = 0
+    workers: int = 0
+    cache: str = ""
+    cache_gib: float = 16.0
+    checkpoint_steps: int = 500
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        _require(bool(self.data or self.synthesis.pristine), "data", "given, or synthesis.pristine", self.data)
+        _require(len(set(self.classes)) == len(self.classes), "classes", "without repetition", self.classes)
+        _require(len(self.classes) != 1, "classes", "at least two", self.classes)
+        _require(self.joint.epochs > 0 or self.pretraining.epochs > 0, "epochs", "over 0 in a step", 0)
+        for name in ("type_weight", "rank_weight", "rank_margin", "cache_gib"):
+            _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+        _require(self.rank_weight == 0 or self.joint.batch_size % 2 == 0, "joint.batch_size", "even, for pairs", 0)
+        _require(0 <= self.ema < 1, "ema", "at least 0 and under 1", self.ema)
+        for name in ("validation_crops", "checkpoint_steps"):
+            _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
+        for name in ("seed", "threads", "workers"):
+            _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
+
+
+def load_config(path: str | Path) -> dict[str, Any]:
+    """The content of a TOML or JSON file (by its suffix), unchecked: ``config_from_mapping`` checks it.
+
+    Raises ConfigError when it cannot be read or is neither.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror or error}); name a configuration file") from error
+    if len(data) > MAX_CONFIG_BYTES:
+        raise ConfigError(f"{path}: is over {MAX_CONFIG_BYTES} bytes, too large for a configuration; name another file")
+    try:
+        text = data.decode()
+        if path.suffix == ".json":
+            content = json.loads(text)
+        elif path.suffix == ".toml":
+            content = _parse_toml(text, path)
+        else:
+            raise ConfigError(f"{path}: a configuration file ends in .toml or .json; rename it")
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{path}: is no {path.suffix[1:].upper()} ({error}); correct it") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: must hold an object of settings; correct it")
+    return content
+
+
+def _parse_toml(text: str, path: Path) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        try:
+            import tomli as tomllib
+        except ModuleNotFoundError:
+            raise ConfigError(f'{path}: Python 3.10 reads TOML with: pip install "meon_ext[train]"') from None
+    return tomllib.loads(text)
+
+
+def save_config(config: TrainConfig) -> str:
+    """The configuration as JSON text that ``load_config`` and ``config_from_mapping`` read back to an equal one."""
+    return json.dumps(asdict(config), indent=2) + "\n"
+
+
+def config_from_mapping(settings: Mapping[str, Any], source: str = "configuration") -> TrainConfig:
+    """A checked configuration; what is not set has its default.
+
+    source: what messages begin with. Raises ConfigError for unknown keys (with what is allowed), wrong types and
+    impossible values.
+    """
+    try:
+        return _build(TrainConfig, settings, "")
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
+
+
+def override(settings: Mapping[str, Any], assignment: str) -> dict[str, Any]:
+    """Settings with one of them changed: ``assignment`` is ``key=value``, e.g. ``joint.epochs=20``.
+
+    The value is read as JSON, and as text where it is none. Raises ConfigError for something else.
+    """
+    key, equals, text = assignment.partition("=")
+    if not equals or not all(key.split(".")):
+        raise ConfigError(f"{assignment!r:.80} is no key=value, such as joint.epochs=20")
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = text
+    changed = dict(settings)
+    place = changed
+    *path, last = key.split(".")
+    for part in path:
+        inner = place.get(part, {})
+        if not isinstance(inner, Mapping):
+            raise ConfigError(f"{assignment!r:.80}: {part!r} holds no further settings")
+        place[part] = place = dict(inner)
+    place[last] = value
+    return changed
+
+
+def _build(kind: type[C], settings: object, where: str) -> C:
+    if not isinstance(settings, Mapping):
+        raise ConfigError(f"{where or 'it'} must be a table of settings, got {settings!r:.80}")
+    hints = typing.get_type_hints(kind)
+    names = [f.name for f in fields(kind)]  # type: ignore[arg-type]
+    unknown = sorted(set(settings) - set(names))
+    if unknown:
+        here = f" of {where}" if where else ""
+        raise ConfigError(f"unknown setting {unknown[0]!r:.80}{here}; known are {', '.join(names)}")
+    values = {
+        name: _convert(hints[name], value, f"{where}.{name}" if where else name) for name, value in settings.items()
+    }
+    try:
+        return kind(**values)
+    except ConfigError as error:
+        # The steps share a class that does not know which of them it is.
+        raise ConfigError(f"in {where}: {error}" if issubclass(kind, StepConfig) else str(error)) from None
+
+
+def _convert(hint: Any, value: object, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where)
+    if origin is Literal:
+        if any(value == allowed and type(value) is type(allowed) for allowed in arguments):
+            return value
+        raise ConfigError(f"{where} must be one of {', '.join(map(repr, arguments))}, got {value!r:.80}")
+    if origin is tuple:
+        return _convert_tuple(arguments, value, where)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not hint:
+        raise ConfigError(f"{where} must be {_KINDS[hint]}, got {value!r:.80}")
+    if hint is float and not abs(typing.cast(float, value)) < float("inf"):
+        raise ConfigError(f"{where} must be a finite number, got {value!r}")
+    return value
+
+
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+
+
+def _convert_tuple(arguments: tuple[Any, ...], value: object, where: str) -> tuple[Any, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes):
+        raise ConfigError(f"{where} must be a list, got {value!r:.80}")
+    variable = isinstance(arguments[-1], types.EllipsisType)
+    if not variable and len(value) != len(arguments):
+        raise ConfigError(f"{where} must have {len(arguments)} entries, got {len(value)}")
+    hints = [arguments[0]] * len(value) if variable else arguments
+    return tuple(_convert(hint, item, f"{where}[{i}]") for i, (hint, item) in enumerate(zip(hints, value, strict=True)))
+
+
+def with_split_seed(config: TrainConfig, seed: int) -> TrainConfig:
+    """The same run on another of the random splits, with weights and order drawn anew."""
+    return replace(config, seed=seed, split=replace(config.split, seed=seed))
