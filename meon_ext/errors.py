@@ -13,5 +13,9 @@ class WeightsError(MeonError, ValueError):
     """A weights file or checkpoint does not fit. The message names the file, the entry and the remedy."""
 
 
+class DatasetError(MeonError, ValueError):
+    """A data set is not as it should be. The message lists all that is missing or odd, and says what to do."""
+
+
 class NativeError(MeonError, ImportError):
     """A native library of meon_ext is missing or cannot be loaded. The message names the remedy."""
