@@ -10,7 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from meon_ext._version import __version__
-from meon_ext.errors import ImageError, MeonError, NativeError, WeightsError
+from meon_ext.errors import DatasetError, ImageError, MeonError, NativeError, WeightsError
 
 if TYPE_CHECKING:
     from meon_ext import modules, ops, reference
@@ -24,6 +24,7 @@ __all__ = [
     "GDN",
     "MEON",
     "ConvGDNPool",
+    "DatasetError",
     "ImageError",
     "LoadedImage",
     "MeonError",

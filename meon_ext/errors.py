@@ -21,5 +21,9 @@ class TrainingError(MeonError, RuntimeError):
     """A training run cannot begin, go on or be resumed. The message names the file or number and the remedy."""
 
 
+class DatasetError(MeonError, ValueError):
+    """A data set is not as it should be. The message lists all that is missing or odd, and says what to do."""
+
+
 class NativeError(MeonError, ImportError):
     """A native library of meon_ext is missing or cannot be loaded. The message names the remedy."""
