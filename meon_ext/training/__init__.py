@@ -1,4 +1,4 @@
-"""Training MEON in the paper's two steps, and the ablations; docs/training.md shows how. Importing it imports no torch."""
+"""Training MEON in the paper's two steps, and its ablations (see docs/training.md). Importing this imports no torch."""
 
 from __future__ import annotations
 

@@ -5,7 +5,9 @@ No torch here, so that ``meon train --help`` and wrong configurations answer at 
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -59,7 +61,7 @@ class DataConfig:
 class SynthesisConfig:
     """Distorted pictures made from pristine ones, in the workers that load them.
 
-    pristine: folders of clean photographs (with all below them).
+    pristine: clean photographs: files, and folders with all below them.
     types: names from ``meon_ext.distortions.TYPES``; "all" takes those that this Pillow can make. Pristine pictures
         are a further class.
     levels: which of the levels 1 to 5.
@@ -157,7 +159,7 @@ class StepConfig:
         _require(self.batch_size >= 2, "batch_size", "at least 2", self.batch_size)
         _require(self.crops >= 1, "crops", "at least 1", self.crops)
         _require(0 < self.learning_rate < 1, "learning_rate", "within 0 and 1", self.learning_rate)
-        _require(0 <= self.warmup, "warmup", "at least 0", self.warmup)
+        _require(self.warmup >= 0, "warmup", "at least 0", self.warmup)
         _require(0 <= self.weight_decay < 1, "weight_decay", "within 0 and 1", self.weight_decay)
         _require(self.clip >= 0, "clip", "at least 0", self.clip)
 
@@ -175,7 +177,8 @@ class TrainConfig:
     joint: step 2. type_weight: lambda of ``L1 + lambda * cross-entropy``; the L1 loss is in standard deviations of
         the training scores. rank_weight: of the loss on pairs of levels, see ``losses.ranking``; rank_margin: its
         margin, in the same unit. ema: decay of the running average of weights that is validated and kept; 0 for none.
-    flip: mirror half of the crops. validation_crops: of a picture at most, in validation and test.
+    flip: mirror half of the crops. validation_crops: of a picture at most, in validation and test. validation_pictures:
+        at most, after each epoch; calibration and test take all.
     seed: of weights and order. deterministic: refuse operations whose result may change from run to run.
     device: "auto" (the first GPU, else the CPU), "cpu" or "cuda[:N]". amp: bfloat16 autocast. threads: of a process on
         the CPU, 0 for torch's choice. workers: processes that load pictures, 0 for none.
@@ -200,6 +203,7 @@ class TrainConfig:
     ema: float = 0.0
     flip: bool = True
     validation_crops: int = 16
+    validation_pictures: int = 2000
     seed: int = 0
     deterministic: bool = False
     device: str = "auto"
@@ -220,7 +224,7 @@ class TrainConfig:
             _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
         _require(self.rank_weight == 0 or self.joint.batch_size % 2 == 0, "joint.batch_size", "even, for pairs", 0)
         _require(0 <= self.ema < 1, "ema", "at least 0 and under 1", self.ema)
-        for name in ("validation_crops", "checkpoint_steps"):
+        for name in ("validation_crops", "validation_pictures", "checkpoint_steps"):
             _require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         for name in ("seed", "threads", "workers"):
             _require(getattr(self, name) >= 0, name, "at least 0", getattr(self, name))
@@ -257,14 +261,12 @@ def load_config(path: str | Path) -> dict[str, Any]:
 
 
 def _parse_toml(text: str, path: Path) -> dict[str, Any]:
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
     try:
-        import tomllib
-    except ModuleNotFoundError:  # Python 3.10
-        try:
-            import tomli as tomllib
-        except ModuleNotFoundError:
-            raise ConfigError(f'{path}: Python 3.10 reads TOML with: pip install "meon_ext[train]"') from None
-    return tomllib.loads(text)
+        content: dict[str, Any] = importlib.import_module(name).loads(text)
+    except ModuleNotFoundError:
+        raise ConfigError(f'{path}: Python 3.10 reads TOML with: pip install "meon_ext[train]"') from None
+    return content
 
 
 def save_config(config: TrainConfig) -> str:

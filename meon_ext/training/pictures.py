@@ -90,9 +90,7 @@ def _maker() -> str:
     return digest.hexdigest()
 
 
-def _resampled(
-    pixels: NDArray[np.uint8], scale: tuple[float, float], random: np.random.Generator
-) -> NDArray[np.uint8]:
+def _resampled(pixels: NDArray[np.uint8], scale: tuple[float, float], random: np.random.Generator) -> NDArray[np.uint8]:
     factor = max(random.uniform(*scale), CROP_SIZE / min(pixels.shape[:2]))
     if scale == (1, 1) or factor == 1:
         return pixels
