@@ -8,7 +8,18 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from meon_ext.datasets import csv_file, folder
+from meon_ext.datasets import (
+    biq2021,
+    clive,
+    csiq,
+    csv_file,
+    folder,
+    kadid10k,
+    koniq10k,
+    live,
+    tid2013,
+    waterloo,
+)
 from meon_ext.datasets._records import Dataset, Record, split
 from meon_ext.errors import DatasetError
 
@@ -16,6 +27,14 @@ __all__ = ["DATASETS", "Dataset", "DatasetError", "Record", "load_dataset", "spl
 
 DATASETS: Mapping[str, Callable[..., Dataset]] = MappingProxyType(
     {
+        "live": live.load,
+        "csiq": csiq.load,
+        "tid2013": tid2013.load,
+        "kadid10k": kadid10k.load,
+        "clive": clive.load,
+        "koniq10k": koniq10k.load,
+        "waterloo": waterloo.load,
+        "biq2021": biq2021.load,
         "folder": folder.load,
         "csv": csv_file.load,
     }

@@ -75,7 +75,8 @@ def read_table(path: Path) -> Table:
         columns = tuple(name.strip() for name in next(reader, []))
         if not any(columns):
             raise DatasetError(f"{path}: empty; a header and rows were expected")
-        if len(set(columns)) < len(columns):
+        named = [column.casefold() for column in columns if column]
+        if len(set(named)) < len(named):
             raise DatasetError(f"{path}: two columns of one name in the header ({', '.join(columns)})")
         for values in reader:
             number = len(comments) + reader.line_num

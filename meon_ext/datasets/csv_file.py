@@ -6,8 +6,7 @@ from pathlib import Path
 
 from meon_ext.datasets._problems import Problems
 from meon_ext.datasets._records import Dataset, Record
-from meon_ext.datasets._tables import Row, Table, listed, number, read_table
-from meon_ext.errors import DatasetError
+from meon_ext.datasets._tables import Row, Table, number, read_table
 
 _PATH_COLUMNS = ("path", "name", "image", "image_name", "filename")
 _SCORE_COLUMNS = {"score": None, "quality": True, "mos": True, "dmos": False}
@@ -39,19 +38,12 @@ def load(
     """
     path = root
     problems = Problems("csv", path, "Mend the file, or name the right one.")
-    try:
-        table = read_table(path)
-    except DatasetError as error:
-        raise problems.stop(str(error)) from error
-    folder = path.parent if images is None else images
-    path_column = table.column(*_PATH_COLUMNS)
-    if path_column is None:
-        raise problems.stop(f"no column {listed(_PATH_COLUMNS)}; the columns are {', '.join(table.columns)}")
-    if score_column is not None and table.column(score_column) is None:
-        raise problems.stop(f"no column {score_column}; the columns are {', '.join(table.columns)}")
-    scored = table.column(score_column) if score_column else table.column(*_SCORE_COLUMNS)
+    table = problems.read(lambda: read_table(path))
+    wanted = {"path": _PATH_COLUMNS} | ({"score": (score_column,)} if score_column else {})
+    columns = problems.columns(table, **wanted)
+    scored = columns.get("score") or table.column(*_SCORE_COLUMNS)
     said = _comments(table, problems)
-    records = _records(table, folder, path_column, scored, problems)
+    records = _records(table, path.parent if images is None else images, columns["path"], scored, problems)
     scores = [r.score for r in records if r.score is not None]
     if higher_is_better is None:
         higher_is_better = said.higher_is_better

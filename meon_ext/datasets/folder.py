@@ -15,9 +15,12 @@ def load(root: Path, *, distortion: str | None = None) -> Dataset:
     distortion: what all of them are, such as "pristine"; None where that is not known.
     Raises DatasetError where there are none.
     """
-    records = []
-    for path in pictures_below(root):
-        records.append(Record(path, distortion=distortion, group=path.relative_to(root).as_posix()))
+    problems = Problems("folder", root, "Name a folder that holds pictures.")
+    records = tuple(
+        Record(path, distortion=distortion, group=path.relative_to(root).as_posix())
+        for path in problems.read(lambda: pictures_below(root))
+    )
     if not records:
-        raise Problems("folder", root, "Name a folder that holds pictures.").stop("no pictures in it or below")
-    return Dataset("folder", root, tuple(records))
+        problems.add("no pictures in it or below")
+    problems.raise_if_any()
+    return Dataset("folder", root, records)
