@@ -101,12 +101,12 @@ def gather(config: TrainConfig) -> Gathered:
     joint = [_Source(d, c.repeat) for d, c in zip(sets, config.data, strict=True)]
     if synthetic is not None and (config.synthesis.joint or not sets):
         joint.append(_Source(synthetic, config.synthesis.repeat, config.synthesis.variants))
+    joint = [replace(source, dataset=_with_references(source.dataset)) for source in joint]
     if len(joint) == 1:
         unit = joint[0].dataset
     else:
         joint = [replace(source, dataset=_as_quality(source.dataset)) for source in joint]
         unit = joint[0].dataset
-    joint = [replace(source, dataset=_with_references(source.dataset)) for source in joint]
     first = [_Source(synthetic, 1, config.synthesis.variants)] if synthetic is not None else joint
     joint_parts, first_parts = (_parts(sources, config.split) for sources in (joint, first))
     kinds = _kinds(first_parts.values(), config)
