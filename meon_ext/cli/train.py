@@ -24,15 +24,21 @@ def add_parser(commands: Any) -> None:
         epilog="Every setting of docs/training.md can be given in a file (--config) or on its own (--set). Several "
         "processes: torchrun --nproc-per-node N -m meon_ext.cli train ... --out DIR.",
     )
+    add_run_options(parser)
+    parser.add_argument("--out", metavar="DIR", help="folder of the run (default: runs/train-DATE-TIME)")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
+    parser.add_argument("--pretrained", metavar="FILE", help="begin step 2 with this checkpoint of step 1")
+    parser.set_defaults(run=run)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what a run learns from and how, which ``settings`` reads."""
     parser.add_argument("--config", metavar="FILE", help="settings, TOML or JSON; what is given beside it wins")
     parser.add_argument("--data", metavar="NAME", help="a data set with scores, e.g. live, tid2013, csv")
     parser.add_argument("--root", metavar="DIR", help="where that data set lies")
     parser.add_argument(
         "--pristine", action="append", metavar="DIR", help="clean photographs to distort, for step 1; may be repeated"
     )
-    parser.add_argument("--out", metavar="DIR", help="folder of the run (default: runs/train-DATE-TIME)")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in --out, with its own settings")
-    parser.add_argument("--pretrained", metavar="FILE", help="begin step 2 with this checkpoint of step 1")
     parser.add_argument("--epochs", type=int, metavar="N", help="of each of the two steps")
     parser.add_argument("--batch-size", type=int, metavar="N", help="crops of an update, in both steps")
     parser.add_argument("--lr", type=float, metavar="X", help="learning rate of both steps")
@@ -47,7 +53,6 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. joint.epochs=20; repeatable"
     )
-    parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -67,8 +72,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise
 
 
-def settings(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The settings that the arguments, and the file among them, add up to; unchecked."""
+def settings(arguments: argparse.Namespace, demo_changes: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The settings that the arguments, and the file among them, add up to; unchecked.
+
+    demo_changes: what to change in the settings of the demonstration, if it is that.
+    """
     from meon_ext.training.config import load_config, override
 
     found: dict[str, Any] = load_config(arguments.config) if arguments.config else {}
@@ -81,7 +89,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
     if not found.get("data") and not found.get("synthesis", {}).get("pristine"):
         from meon_ext.training.demo import demo_settings
 
-        found = _merged(demo_settings(), found)
+        found = _merged(_merged(demo_settings(), demo_changes or {}), found)
     for key in ("epochs", "batch_size", "learning_rate"):
         value = getattr(arguments, {"learning_rate": "lr"}.get(key, key))
         if value is not None:
@@ -95,7 +103,7 @@ def settings(arguments: argparse.Namespace) -> dict[str, Any]:
         found["seed"] = arguments.seed
         found["split"] = {**found.get("split", {}), "seed": arguments.seed}
     for key in ("pretrained", "device", "workers", "threads"):
-        if getattr(arguments, key) is not None:
+        if getattr(arguments, key, None) is not None:
             found[key] = getattr(arguments, key)
     for key in ("amp", "deterministic"):
         if getattr(arguments, key):
