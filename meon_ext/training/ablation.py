@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -59,8 +59,8 @@ VARIANTS = (
     ),
     Variant("meon", "MEON (GDN, fusion, pre-trained)", (_TASKS, _ACTIVATIONS), NetworkConfig()),
 )
-# Parameters of networks that the paper compares with, as their papers give them: Kang et al., CVPR 2014 and ICIP 2015,
-# and Bosse et al., ICIP 2016.
+# About how many parameters networks have that MEON's paper compares with: Kang et al., CVPR 2014 and ICIP 2015, and
+# Bosse et al., ICIP 2016.
 OTHERS = {"IQA-CNN": 725_000, "IQA-CNN++": 79_000, "DeepIQA": 5_200_000}
 
 
@@ -87,20 +87,21 @@ def run_ablation(
     _claim(folder, config)
     cells = [(variant, split) for split in range(splits) for variant in variants]
     first = _first_runs(config, cells, folder)
-    total = len(first) + len(cells)
-    progress = Progress("ablation", total)
-    failed: list[str] = []
-    context = multiprocessing.get_context("spawn")
+    progress = Progress("ablation", len(first) + len(cells))
     threads = config.threads or max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, mp_context=context) as pool:
+    failed: list[str] = []
+    with _executor(jobs) as pool:
+        waiting: dict[Future[float], tuple[str, list[tuple[str, TrainConfig]]]] = {}
+
+        def submit(name: str, settings: TrainConfig, then: list[tuple[str, TrainConfig]]) -> None:
+            waiting[pool.submit(_run, str(folder), name, replace(settings, threads=threads))] = name, then
+
         try:
-            waiting: dict[Future[float], tuple[str, list[tuple[str, TrainConfig]]]] = {}
             for name, (settings, then) in first.items():
-                waiting[pool.submit(_run, str(folder), name, replace(settings, threads=threads))] = name, then
+                submit(name, settings, then)
             for variant, split in cells:
                 if not variant.pretrained:
-                    name, settings = _cell(config, variant, split)
-                    waiting[pool.submit(_run, str(folder), name, replace(settings, threads=threads))] = name, []
+                    submit(*_cell(config, variant, split), [])
             while waiting:
                 done = next(as_completed(waiting))
                 name, then = waiting.pop(done)
@@ -112,13 +113,31 @@ def run_ablation(
                     failed += [f"{name}: {error}", *(f"{follower}: its step 1 failed" for follower, _ in then)]
                     continue
                 for follower, settings in then:
-                    waiting[pool.submit(_run, str(folder), follower, replace(settings, threads=threads))] = follower, []
+                    submit(follower, settings, [])
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     if failed:
         raise TrainingError("\n".join([f"{len(failed)} runs failed:", *failed, "mend the cause and run it again"]))
     return [_read_cell(folder, variant, split) for variant, split in cells]
+
+
+class _Here(Executor):
+    """Runs what it is given at once, in this process: starting another takes longer than a small cell."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except MeonError as error:
+            future.set_exception(error)
+        return future
+
+
+def _executor(jobs: int) -> Executor:
+    if jobs == 1:
+        return _Here()
+    return ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"))
 
 
 def _claim(folder: Path, config: TrainConfig) -> None:
@@ -244,8 +263,8 @@ def _markdown(cells: Sequence[Mapping[str, Any]], variants: Sequence[Variant]) -
     span = f"{pictures[0]}" if len(pictures) == 1 else f"{pictures[0]} to {pictures[-1]}"
     lines = [
         f"Medians over {splits} random splits by content, {span} test pictures each; in brackets the narrowest",
-        "interval between two of the splits' values that holds the median of such splits with a probability of at least",
-        "95 % (with fewer than 6 splits, their least and greatest value).",
+        "interval between two of the splits' values that holds the median of such splits with a probability of at",
+        "least 95 % (with fewer than 6 splits, their least and greatest value).",
     ]
     titles = {_TASKS: "Tasks and pre-training", _ACTIVATIONS: "Activation"}
     for table, title in titles.items():

@@ -195,7 +195,8 @@ class _Run:
             model = self._model if self._average is None else self._average
             value, figures = self._step.validate(model)
             self._journal.write(self._step.name, self._update, **figures)
-            if value > self._best:
+            # Of equals the last: it has learned for longer, and few validation pictures give equal values often.
+            if value >= self._best:
                 path = self._folder / f"best-{self._step.name}.safetensors"
                 write_checkpoint(path, model.state_dict(), {**self._step.describe, "update": self._update})
         self._best = max(self._best, self._group.shared(value))

@@ -169,7 +169,7 @@ class _Run:
                 "cross_entropy": float(-np.log(np.maximum(true, 1e-12)).mean()) if known.any() else 0.0,
             }
             _say(f"step 1: types right {figures['accuracy']:.3f} on {len(validation)} validation pictures")
-            return -figures["cross_entropy"], figures
+            return figures["accuracy"], figures
 
         return self._step("pretraining", "step 1", samples, loss, validate, {"kinds": [list(k) for k in kinds]})
 
