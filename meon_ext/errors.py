@@ -19,3 +19,7 @@ class DatasetError(MeonError, ValueError):
 
 class NativeError(MeonError, ImportError):
     """A native library of meon_ext is missing or cannot be loaded. The message names the remedy."""
+
+
+class DistortionError(MeonError, ValueError):
+    """A distortion's type, level or seed is not one there is. The message names the argument and the remedy."""
