@@ -6,7 +6,6 @@ They decide which pairs of pictures the P-test asks about (``meon_ext.evaluation
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 

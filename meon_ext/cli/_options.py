@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from meon_ext.scoring import Scorer
 
 
-def add_scorer_options(parser: argparse.ArgumentParser) -> None:
+def add_scorer_options(parser: argparse._ActionsContainer) -> None:
     """Add the options that say with which model, and how, pictures are scored."""
     parser.add_argument("--model", metavar="NAME|FILE", help="weights that ship with meon_ext, or a weights file")
     parser.add_argument(

@@ -239,7 +239,9 @@ def _result(
         failed=failed,
         types=tuple(types),
         d_test=metrics.d_test(pristine, model) if pristine and distorted else math.nan,
-        l_test=metrics.l_test([row for lists in l_rows.values() for row in lists]) if any(l_rows.values()) else math.nan,
+        l_test=metrics.l_test([row for lists in l_rows.values() for row in lists])
+        if any(l_rows.values())
+        else math.nan,
         l_test_by_type={type: metrics.l_test(lists) if lists else math.nan for type, lists in l_rows.items()},
         p_test=metrics.p_test(model[pairs[:, 0]], model[pairs[:, 1]]) if len(pairs) else math.nan,
         pairs=len(pairs),
