@@ -89,7 +89,14 @@ METRICS: Mapping[str, Callable[[Picture, Picture], float]] = MappingProxyType(
 )
 """The three, by name."""
 
-_TO_DMOS: Mapping[str, LogisticFit] = MappingProxyType({})
+# MS-SSIM and GMSD need only the bend at one end of their curves, so the other end lies far outside.
+_TO_DMOS: Mapping[str, LogisticFit] = MappingProxyType(
+    {
+        "ms_ssim": LogisticFit((-500455.523259598, 87.73755121260545, 1.734715976611213, 0.08358550839265888)),
+        "gmsd": LogisticFit((116.97043467646711, -168930.82598862873, -1.4306972470405794, 0.19392658363651089)),
+        "vif": LogisticFit((-1.6552772418432866, 161.2858968452842, 0.1416787700996265, 0.24251147452100552)),
+    }
+)
 
 
 def quality(name: str, value: float) -> float:

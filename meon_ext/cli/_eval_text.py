@@ -171,7 +171,7 @@ def _row(width: int, name: str, cells: Sequence[str], last: str = "") -> str:
 def _number(value: float | None, metric: str = "") -> str:
     if value is None:
         return "-"
-    return f"{value:.4g}" if metric == "rmse" else f"{value:.4f}"
+    return f"{value:#.4g}" if metric == "rmse" else f"{value:.4f}"
 
 
 def _plain(value: float | None) -> str:
