@@ -128,10 +128,9 @@ def _tests(result: Result) -> Iterator[str]:
     yield f"L-test  {_number(result['l_test'])}  quality falls as the level rises (1 is always)"
     for name, value in result["l_test_by_type"].items():
         yield f"        {_number(value)}    {name}"
-    yield (
-        f"P-test  {_number(result['p_test'])}  the better of two pictures has the higher quality, {result['pairs']} "
-        f"pairs that MS-SSIM, GMSD and VIF agree on by {result['margin']:g} points"
-    )
+    yield f"P-test  {_number(result['p_test'])}  the better of two pictures has the higher quality (0.5 is chance):"
+    pairs = _of(result["pairs"], "pair")
+    yield f"                {pairs} that MS-SSIM, GMSD and VIF agree on by {result['margin']:g} points"
 
 
 def _failures(result: Result) -> Iterator[str]:

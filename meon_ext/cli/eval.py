@@ -166,13 +166,16 @@ def _run_evaluation(arguments: argparse.Namespace, dataset: Dataset, scorer: Sco
 def _run_tests(arguments: argparse.Namespace, dataset: Dataset, scorer: Scorer) -> dict[str, Any]:
     from meon_ext.evaluation import waterloo_identity, waterloo_tests
 
+    types = arguments.types.split(",") if arguments.types else None
+    if arguments.types == "known":
+        types = [name for name in scorer.weights.classes if name != "pristine"]
     progress = _Progress(0, quiet=arguments.quiet)
     with _score_file(arguments, waterloo_identity(scorer, arguments.seed)) as file:
         try:
             result = waterloo_tests(
                 scorer,
                 dataset,
-                types=arguments.types.split(",") if arguments.types else None,
+                types=types,
                 margin=arguments.margin,
                 pair_limit=arguments.pairs,
                 seed=arguments.seed,

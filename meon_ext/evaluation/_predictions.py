@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import math
@@ -19,6 +20,7 @@ from meon_ext.errors import MeonError
 
 if TYPE_CHECKING:
     from meon_ext.scoring import Score, Scorer
+    from meon_ext.weights_io import WeightsFile
 
 _COLUMNS = ("path", "bytes", "quality", "raw", "distortion", "probabilities", "full_reference")
 _AHEAD = 4  # pictures decoded in threads while one is scored
@@ -77,7 +79,7 @@ class ScoreFile:
         """What two runs must share for their rows to stand in one file."""
         return {
             "model": scorer.weights.name,
-            "sha256": scorer.weights.sha256,
+            "sha256": scorer.weights.sha256 or _hash(scorer.weights),
             "stride": str(scorer.stride),
             "pool": scorer.pool,
         }
@@ -148,6 +150,15 @@ class ScoreFile:
 
     def _unusable(self, why: str) -> MeonError:
         return MeonError(f"{self.path}: {why}; name another file for the scores")
+
+
+def _hash(weights: WeightsFile) -> str:
+    """Of weights that came from no file."""
+    digest = hashlib.sha256(repr((weights.classes, weights.architecture, weights.mapping)).encode())
+    for name, tensor in sorted(weights.tensors.items()):
+        digest.update(f"{name} {tensor.shape}".encode())
+        digest.update(tensor.tobytes())
+    return digest.hexdigest()
 
 
 def _parsed(values: Mapping[str, str]) -> Prediction | None:
