@@ -24,6 +24,8 @@ def main() -> None:
     dataset = load_dataset("live", arguments.root, **options).where(lambda record: record.distortion in CLASSIC)
     values = defaultdict(list)
     for record in dataset.records:
+        if record.reference is None:
+            parser.error(f"{record.path} has no reference; name their folder with --references")
         reference, distorted = (load_image(path).pixels for path in (record.reference, record.path))
         for name, metric in METRICS.items():
             values[name].append(metric(reference, distorted))

@@ -64,7 +64,7 @@ def _head(result: Result) -> Iterator[str]:
         return
     low, high = result["scale"]
     better = "higher" if result["higher_is_better"] else "lower"
-    scale = f"{printable(result['score_name'])} {low:g} to {high:g}, {better} is better"
+    scale = f"{printable(result['score_name'])} {low:.4g} to {high:.4g}, {better} is better"
     yield f"{printable(result['dataset'])}: {pictures}, {scale}; {model}"
 
 
