@@ -66,6 +66,22 @@ def test_live_with_the_first_scores_and_either_source_of_reference_names(tmp_pat
     assert brief(by_text) == brief(both)
 
 
+def test_live_of_the_official_size_needs_no_info(tmp_path: Path) -> None:
+    counts = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
+    made.touch(tmp_path / "refimgs", "bikes.bmp")
+    for kind, count in counts.items():
+        made.touch(tmp_path / kind, *(f"img{n}.bmp" for n in range(1, count + 1)))
+    (tmp_path / "jp2k" / "info.txt").write_text("not as expected\n")
+    savemat(tmp_path / "dmos.mat", {"dmos": np.arange(982.0)[None] / 10, "orgs": np.zeros((1, 982), bool)})
+    savemat(tmp_path / "refnames_all.mat", {"refnames_all": made.cells(["bikes.bmp"] * 982)})
+    dataset = load_dataset("live", tmp_path)
+    assert len(dataset) == 982
+    first_of_jpeg = dataset.records[227]
+    assert (first_of_jpeg.path, first_of_jpeg.score) == (tmp_path / "jpeg" / "img1.bmp", 22.7)
+    (tmp_path / "jp2k" / "img9.bmp").unlink()  # moves no other picture's score
+    assert complaint("live", tmp_path) == [f"{tmp_path / 'jp2k' / 'img9.bmp'}: missing"]
+
+
 def test_live_that_was_converted_to_png(tmp_path: Path) -> None:
     root = made.live(tmp_path)
     before = brief(load_dataset("live", root))
@@ -87,6 +103,9 @@ def test_live_by_a_table(tmp_path: Path) -> None:
         ("a.webp", 110.0, 2.0, "white_noise", None, "bikes.webp", "live/bikes"),
     ]
     assert dataset.scale == (0.0, 110.0)
+    nowhere = tmp_path / "nowhere"
+    lines = complaint("live", tmp_path, table=tmp_path / "scores.csv", references=nowhere)
+    assert lines == [f"{nowhere}: no such folder"]
 
 
 @pytest.mark.parametrize("xlsx", [True, False])
@@ -302,6 +321,7 @@ def test_mat_files_of_anything_else(tmp_path: Path) -> None:
     assert "no variable dmos in it (it holds x)" in mat_complaint(root, x=[1.0])
     assert "dmos_new is of class struct, not numbers" in mat_complaint(root, dmos_new={"a": 1.0})
     assert "dmos_new is of class char" in mat_complaint(root, dmos_new="text")
+    assert "dmos_new has values that are not finite" in mat_complaint(root, dmos_new=[1.0, np.nan])
     assert "too large" in mat_complaint(root, dmos_new=np.zeros(9_000_000))
     assert "an array of more than 1000000 elements" in mat_complaint(root, dmos_new=np.zeros(1_000_001, np.uint8))
     path = root / "dmos_realigned.mat"

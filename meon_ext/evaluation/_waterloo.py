@@ -28,6 +28,8 @@ from meon_ext.evaluation._predictions import Prediction, ScoreFile, key_of
 if TYPE_CHECKING:
     from meon_ext.scoring import Scorer
 
+_BLOCK = 1 << 20
+
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
 R = TypeVar("R")
@@ -73,19 +75,28 @@ def discriminable_pairs(
     if q.ndim != 2 or q.shape[0] < 1:
         raise ValueError(f"qualities must be (metrics, pictures), got {q.shape}")
     count = q.shape[1]
-    if count < 2:
-        return np.empty((0, 2), np.int64)
+    found = [np.empty((0, 2), np.int64)]
+    for first, second in _pairs(count, limit, np.random.default_rng(seed)):
+        difference = q[:, first] - q[:, second]
+        better, worse = (difference > margin).all(axis=0), (difference < -margin).all(axis=0)
+        found.append(np.stack([first[better], second[better]], axis=1))
+        found.append(np.stack([second[worse], first[worse]], axis=1))
+    return np.concatenate(found)
+
+
+def _pairs(
+    count: int, limit: int, random: np.random.Generator
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """All pairs of different pictures, or ``limit`` at random, in blocks that take little memory."""
     if count * (count - 1) // 2 <= limit:
-        first, second = np.triu_indices(count, 1)
-    else:
-        random = np.random.default_rng(seed)
-        first = random.integers(0, count, limit)
-        second = (first + random.integers(1, count, limit)) % count
-    difference = q[:, first] - q[:, second]
-    better, worse = (difference > margin).all(axis=0), (difference < -margin).all(axis=0)
-    return np.concatenate(
-        [np.stack([first[better], second[better]], axis=1), np.stack([second[worse], first[worse]], axis=1)]
-    )
+        for place in range(count - 1):
+            second = np.arange(place + 1, count)
+            yield np.full_like(second, place), second
+        return
+    for start in range(0, limit, _BLOCK):
+        size = min(_BLOCK, limit - start)
+        first = random.integers(0, count, size)
+        yield first, (first + random.integers(1, count, size)) % count
 
 
 def waterloo_tests(
