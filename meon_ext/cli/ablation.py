@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 from meon_ext.cli import train
+from meon_ext.cli._options import positive
 from meon_ext.errors import MeonError
 
 _DEMO = {"pretraining": {"epochs": 4}, "joint": {"epochs": 4}}
@@ -25,9 +26,9 @@ def add_parser(commands: Any) -> None:
     train.add_run_options(parser)
     parser.add_argument("--out", metavar="DIR", help="folder of runs and tables (default: runs/ablation-DATE-TIME)")
     parser.add_argument(
-        "--splits", type=int, metavar="N", help="random splits by content (default: 10; 2 without data)"
+        "--splits", type=positive, metavar="N", help="random splits by content (default: 10; 2 without data)"
     )
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs at once (default: 1)")
+    parser.add_argument("--jobs", type=positive, default=1, metavar="N", help="runs at once (default: 1)")
     parser.add_argument(
         "--variants", metavar="A,B", help="only these: single, multitask, scratch, relu, ... (default: all)"
     )
@@ -41,8 +42,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     is_demo = not (arguments.config or arguments.data or arguments.pristine)
     splits = arguments.splits if arguments.splits is not None else 2 if is_demo else 10
-    if splits < 1 or arguments.jobs < 1:
-        raise MeonError("--splits and --jobs must be at least 1")
     names = arguments.variants.split(",") if arguments.variants else [v.name for v in VARIANTS]
     known = {variant.name: variant for variant in VARIANTS}
     if unknown := [name for name in names if name not in known]:

@@ -7,6 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from meon_ext.cli._options import count, positive, silence_pillow
 from meon_ext.errors import MeonError
 
 if TYPE_CHECKING:
@@ -39,17 +40,17 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pristine", action="append", metavar="DIR", help="clean photographs to distort, for step 1; may be repeated"
     )
-    parser.add_argument("--epochs", type=int, metavar="N", help="of each of the two steps")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="crops of an update, in both steps")
+    parser.add_argument("--epochs", type=positive, metavar="N", help="of each of the two steps")
+    parser.add_argument("--batch-size", type=positive, metavar="N", help="crops of an update, in both steps")
     parser.add_argument("--lr", type=float, metavar="X", help="learning rate of both steps")
     parser.add_argument("--types", metavar="A,B", help="distortions to make, or all")
     parser.add_argument("--classes", metavar="A,B", help="types that the network tells apart (default: all that occur)")
-    parser.add_argument("--seed", type=int, metavar="N", help="of weights, order and split")
+    parser.add_argument("--seed", type=count, metavar="N", help="of weights, order and split")
     parser.add_argument("--device", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--deterministic", action="store_true", help="refuse operations that may differ between runs")
-    parser.add_argument("--workers", type=int, metavar="N", help="processes that load pictures (default: 0)")
-    parser.add_argument("--threads", type=int, metavar="N", help="of the network on the CPU (default: torch's choice)")
+    parser.add_argument("--workers", type=count, metavar="N", help="processes that load pictures (default: 0)")
+    parser.add_argument("--threads", type=count, metavar="N", help="of the network on the CPU (default: torch's choice)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. joint.epochs=20; repeatable"
     )
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Train as the arguments say; returns 0, or raises MeonError saying what is wrong."""
     from meon_ext.training.config import config_from_mapping
 
+    silence_pillow()
     if arguments.resume:
         return _report(_resume(arguments), arguments.out)
     config = config_from_mapping(settings(arguments), arguments.config or "arguments")

@@ -57,9 +57,12 @@ class MatFile:
         return name in self._classes
 
     def numbers(self, name: str) -> NDArray[np.float64]:
-        """All numbers of a variable, in MATLAB's order, float64 (N,)."""
+        """All numbers of a variable, in MATLAB's order, float64 (N,), all finite."""
         self._require(name, _NUMBERS, "numbers")
-        return np.asarray(self._load(name), np.float64).ravel(order="F")
+        values = np.asarray(self._load(name), np.float64).ravel(order="F")
+        if not np.isfinite(values).all():
+            raise DatasetError(f"{self.path}: {name} has values that are not finite; fetch the file again")
+        return values
 
     def names(self, name: str) -> list[str]:
         """All texts of a cell array, in MATLAB's order."""

@@ -23,11 +23,11 @@ class Problems:
         self._name = name
         self._root = root
         self._remedy = remedy
-        self.lines: list[str] = []
+        self.lines: dict[str, None] = {}  # in order, each once: many records may share a missing reference
 
     def add(self, line: str) -> None:
         """Note one problem."""
-        self.lines.append(line)
+        self.lines[line] = None
 
     def read(self, function: Callable[[], T]) -> T:
         """What ``function`` returns. Where it raises DatasetError, that and all before it is the error to raise."""
@@ -59,7 +59,8 @@ class Problems:
         for key, names in wanted.items():
             if found[key] is None:
                 self.add(f"{table.path}: no column {listed(names)}; the columns are {', '.join(table.columns)}")
-        self.raise_if_any()
+        if None in found.values():
+            raise self.error()
         return {key: column for key, column in found.items() if column is not None}
 
     def picture(self, folder: Folder, name: str) -> Path:

@@ -94,26 +94,35 @@ def split(dataset: Dataset, fractions: Sequence[float] = (0.8, 0.2), seed: int =
 
     Raises ValueError for fractions that are anything else, DatasetError where there are fewer groups than parts.
     """
+    places = split_places([record.group for record in dataset.records], fractions, seed)
+    if places is None:
+        raise DatasetError(
+            f"{dataset.name}: its pictures are of too few contents to be parted into {len(fractions)}; "
+            "name more pictures, or give their groups in a column of that name"
+        )
+    return tuple(dataset.subset(part) for part in places)
+
+
+def split_places(groups: Sequence[str], fractions: Sequence[float], seed: int) -> list[list[int]] | None:
+    """For each part of a split, as ``split`` says, the places of its pictures; None where there are too few groups."""
     if len(fractions) < 1 or not all(f > 0 for f in fractions) or abs(sum(fractions) - 1) > 1e-9:
         raise ValueError(f"fractions must be positive and add up to 1, got {tuple(fractions)}")
-    groups = sorted({record.group for record in dataset.records}, key=lambda group: _rank(seed, group))
+    order = sorted(set(groups), key=lambda group: _rank(seed, group))
     parts = len(fractions)
-    if len(groups) < parts:
-        raise DatasetError(
-            f"{dataset.name}: {len(groups)} groups of pictures cannot be parted into {parts}; "
-            "name more pictures, or groups in a column of that name"
-        )
+    if len(order) < parts:
+        return None
     part_of: dict[str, int] = {}
     start, total = 0, 0.0
     for part, fraction in enumerate(fractions):
         total += fraction
         # At least one group for this part, and one left for each that follows.
-        end = min(max(math.floor(total * len(groups) + 0.5), start + 1), len(groups) - (parts - 1 - part))
-        part_of.update(dict.fromkeys(groups[start:end], part))
+        end = min(max(math.floor(total * len(order) + 0.5), start + 1), len(order) - (parts - 1 - part))
+        part_of.update(dict.fromkeys(order[start:end], part))
         start = end
-    return tuple(
-        replace(dataset, records=tuple(r for r in dataset.records if part_of[r.group] == part)) for part in range(parts)
-    )
+    places: list[list[int]] = [[] for _ in fractions]
+    for place, group in enumerate(groups):
+        places[part_of[group]].append(place)
+    return places
 
 
 def _rank(seed: int, group: str) -> bytes:

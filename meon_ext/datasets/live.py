@@ -14,6 +14,8 @@ from meon_ext.datasets._records import Dataset, Record
 from meon_ext.datasets._tables import number, read_table, read_text
 
 _REMEDY = "LIVE release 2 is at https://live.ece.utexas.edu/research/Quality/subjective.htm"
+# Wider than any DMOS that was published for it, realigned or not.
+_TABLE_SCALE = (-50.0, 150.0)
 # Pictures in each folder; the scores of the .mat files come in this order of folders, img1 first.
 _OFFICIAL = {"jp2k": 227, "jpeg": 233, "wn": 174, "gblur": 174, "fastfading": 174}
 _INFO_LINE = re.compile(r"(\S+)\s+(img(\d+)\.\w+)\s+\S+")
@@ -57,11 +59,12 @@ class _Scores:
 def _official(top: Folder, problems: Problems) -> Dataset:
     references = problems.folder(top, "refimgs")
     folders = {kind: problems.folder(top, kind) for kind in _OFFICIAL}
-    infos = {kind: _info(folder, problems) for kind, folder in folders.items()}
     scores = _scores(top, problems)
-    counts = {kind: len(info) for kind, info in infos.items()}
-    if not all(counts.values()):
-        counts = _OFFICIAL
+    counts, infos = _OFFICIAL, dict[str, dict[int, str]]()
+    if len(scores.dmos) != sum(_OFFICIAL.values()) or not scores.references:
+        infos = {kind: _info(folder, problems) for kind, folder in folders.items()}
+        if all(infos.values()):
+            counts = {kind: len(info) for kind, info in infos.items()}
     total = sum(counts.values())
     if not scores.references:
         scores.references = [info.get(n, "") for kind, info in infos.items() for n in range(1, counts[kind] + 1)]
@@ -75,7 +78,7 @@ def _official(top: Folder, problems: Problems) -> Dataset:
         for n in range(1, counts[kind] + 1):
             pictures.append(problems.picture(folder, f"img{n}.bmp"))
             name = scores.references[place]
-            if infos[kind].get(n, name).casefold() != name.casefold():
+            if kind in infos and infos[kind].get(n, name).casefold() != name.casefold():
                 problems.add(f"{pictures[-1]}: refnames_all.mat says {name}, info.txt {infos[kind][n]}")
             if not scores.copies[place]:
                 records.append(
@@ -162,6 +165,8 @@ def _from_table(root: Path, problems: Problems, path: Path, references: Path | N
             folders[parent] = problems.read(lambda: Folder(parent))
         return folders.get(parent)
 
+    if references is not None and folder(references) is None:
+        problems.add(f"{references}: no such folder")
     records = []
     problems.no_duplicates(row.values[columns["name"]] for row in table.rows)
     for row in table.rows:
@@ -177,7 +182,7 @@ def _from_table(root: Path, problems: Problems, path: Path, references: Path | N
         records.append(
             Record(
                 found or root / name,
-                problems.score(where, row.values[columns["dmos"]], (-50.0, 150.0)),
+                problems.score(where, row.values[columns["dmos"]], _TABLE_SCALE),
                 number(row.values[std]) if std else None,
                 _WORDS.get(kind.casefold()),
                 reference=problems.picture(source, reference) if source is not None else None,

@@ -29,10 +29,10 @@ def demo_settings() -> dict[str, Any]:
     """Settings, for ``config_from_mapping``, of a run that takes a few minutes on two processors."""
     step = {"batch_size": 40, "crops": 8, "warmup": 1.0, "clip": 1.0}
     return {
-        "synthesis": {"pristine": photographs(), "side": 0},
+        "synthesis": {"pristine": photographs(), "scale": [0.6, 1.0], "variants": 3},
         "split": {"training": 0.7, "validation": 0.1, "test": 0.2},
-        "pretraining": {**step, "epochs": 30, "learning_rate": 2e-3},
-        "joint": {**step, "epochs": 30, "learning_rate": 1e-3},
+        "pretraining": {**step, "epochs": 24, "learning_rate": 2e-3},
+        "joint": {**step, "epochs": 16, "learning_rate": 1e-3},
         "ema": 0.99,
         "cache_gib": 1.0,
     }
