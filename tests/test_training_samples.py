@@ -108,7 +108,10 @@ def test_a_teacher_scores_what_is_made(tmp_path: Path) -> None:
         DatasetError, match=r"2 pictures have no score:\n  a.png, pristine, level 0\n  e.png, gaussian_bl"
     ):
         _gather(tmp_path, synthesis={"scores": str(teacher)})
-    for wrong in ("a.png,white_noise,x,50", "a.png,white_noise,1,101", "a.png,white_noise,1"):
+    with pytest.raises(DatasetError, match=r"no column score"):
+        teacher.write_text("image,distortion,level\na.png,white_noise,1\n")
+        _gather(tmp_path, synthesis={"scores": str(teacher)})
+    for wrong in ("a.png,white_noise,x,50", "a.png,white_noise,6,50", "a.png,white_noise,1,101", "a.png,jpeg,1,"):
         teacher.write_text(f"image,distortion,level,score\n{wrong}\n")
         with pytest.raises(DatasetError, match=r"teacher\.csv, line 2: "):
             _gather(tmp_path, synthesis={"scores": str(teacher)})

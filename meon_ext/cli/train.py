@@ -50,7 +50,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--amp", action="store_true", help="bfloat16 autocast")
     parser.add_argument("--deterministic", action="store_true", help="refuse operations that may differ between runs")
     parser.add_argument("--workers", type=count, metavar="N", help="processes that load pictures (default: 0)")
-    parser.add_argument("--threads", type=count, metavar="N", help="of the network on the CPU (default: torch's choice)")
+    parser.add_argument("--threads", type=count, metavar="N", help="of the network (default: torch's choice)")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="any setting, e.g. joint.epochs=20; repeatable"
     )
@@ -61,13 +61,13 @@ def run(arguments: argparse.Namespace) -> int:
     from meon_ext.training.config import config_from_mapping
 
     silence_pillow()
-    if arguments.resume:
-        return _report(_resume(arguments), arguments.out)
-    config = config_from_mapping(settings(arguments), arguments.config or "arguments")
-    from meon_ext.training.run import train
-
     out = arguments.out or f"runs/train-{time.strftime('%Y%m%d-%H%M%S')}"
     try:
+        if arguments.resume:
+            return _report(_resume(arguments), out)
+        config = config_from_mapping(settings(arguments), arguments.config or "arguments")
+        from meon_ext.training.run import train
+
         return _report(train(config, out), out)
     except KeyboardInterrupt:
         print(f"stopped; meon train --resume --out {out} goes on", file=sys.stderr)

@@ -44,7 +44,7 @@ from meon_ext.training.network import (
     rescale_scores_,
 )
 from meon_ext.training.optimise import Step, StepName, optimise
-from meon_ext.training.pictures import PictureLoader
+from meon_ext.training.pictures import Picture, PictureLoader
 from meon_ext.training.samples import Gathered, Kind, Samples, gather
 from meon_ext.weights_io import CROP_SIZE
 
@@ -334,7 +334,8 @@ class _Run:
             shown = "\n  ".join(missing[:_SHOWN])
             raise DatasetError(f"{len(missing)} pictures are missing:\n  {shown}\nBring them back, or name other data")
         side = self._config.synthesis.side or 2 * CROP_SIZE
-        self._cache.make_room({self._loader.key(picture) for picture in pictures}, 3 * side * side)
+        decoded = {Picture(picture.path) for picture in pictures}
+        self._cache.make_room({self._loader.key(picture) for picture in pictures | decoded}, 3 * side * side)
 
     def _make_folder(self) -> None:
         if (self._folder / CONFIG_FILE).exists():
@@ -383,7 +384,7 @@ def _commit() -> str:
     """The commit of the checkout that this package runs from, if it does."""
     try:
         done = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
+            ["git", "rev-parse", "HEAD", "--show-prefix"],
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
@@ -392,7 +393,9 @@ def _commit() -> str:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
+    commit, _, prefix = done.stdout.strip().partition("\n")
+    # An installed package may lie within some other repository.
+    return commit if done.returncode == 0 and prefix == "meon_ext/training/" else ""
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from meon_ext import distortions
 from meon_ext.datasets import Dataset, Record, load_dataset, split
+from meon_ext.datasets._tables import number, read_table
 from meon_ext.errors import ConfigError, DatasetError
 from meon_ext.training.config import SplitConfig, SynthesisConfig, TrainConfig
 from meon_ext.training.pictures import PRISTINE, Picture
@@ -278,20 +278,16 @@ def _type_order(names: Iterable[str]) -> list[str]:
 
 def _teacher(path: Path) -> dict[tuple[str, str, int], float]:
     """(image, distortion, level) -> quality 0..100, from a CSV file."""
+    table = read_table(path)
+    absent = {"image", "distortion", "level", "score"} - set(table.columns)
+    if absent:
+        raise DatasetError(f"{path}: no column {sorted(absent)[0]}; image, distortion, level and score are needed")
     scores: dict[tuple[str, str, int], float] = {}
-    try:
-        with path.open(newline="") as file:
-            for number, row in enumerate(csv.DictReader(file), 2):
-                try:
-                    score = float(row["score"])
-                    if not 0 <= score <= 100:
-                        raise ValueError(f"score {score:g} is outside 0 to 100")
-                    scores[row["image"], row["distortion"], int(row["level"] or 0)] = score
-                except (KeyError, TypeError, ValueError) as error:
-                    raise DatasetError(
-                        f"{path}, line {number}: {error}; the columns image, distortion, level (0 for pristine) and "
-                        "score (0 to 100) are needed"
-                    ) from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path}: cannot be read ({error}); name a CSV file") from error
+    for row in table.rows:
+        score, level = number(row.values["score"]), number(row.values["level"] or "0")
+        if score is None or not 0 <= score <= 100 or level is None or level not in range(6):
+            raise DatasetError(
+                f"{path}, line {row.number}: score must be within 0 to 100 and level 0 (pristine) to 5; mend the line"
+            )
+        scores[row.values["image"], row.values["distortion"], int(level)] = score
     return scores
