@@ -31,7 +31,7 @@ def demo_settings() -> dict[str, Any]:
         "synthesis": {"pristine": photographs(), "scale": [0.6, 1.0], "variants": 3},
         # The split that validates on motorcycle_left and tests on astronaut and coffee: others may take textures.
         "split": {"training": 0.7, "validation": 0.1, "test": 0.2, "seed": 7},
-        "pretraining": {**step, "epochs": 24, "learning_rate": 2e-3},
+        "pretraining": {**step, "epochs": 24, "learning_rate": 1e-3},
         "joint": {**step, "epochs": 16, "learning_rate": 1e-3},
         "ema": 0.99,
         "cache_gib": 1.0,
