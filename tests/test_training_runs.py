@@ -19,7 +19,8 @@ from training_runs import scene, small_settings, write_scenes
 from meon_ext import MEON, Scorer
 from meon_ext.cli import main
 from meon_ext.errors import ConfigError, DatasetError, TrainingError
-from meon_ext.training import config_from_mapping, resume, train
+from meon_ext.training import config_from_mapping, optimise, resume, train
+from meon_ext.training.checkpoint import read_checkpoint, write_checkpoint
 from meon_ext.training.journal import read_log
 from meon_ext.weights_io import read_weights
 
@@ -106,25 +107,44 @@ def test_a_killed_run_resumes_to_the_same_bits(folder: Path, network: dict[str, 
     _assert_same_run(folder / "whole", folder / "cut")
 
 
-def test_an_interrupted_run_writes_a_checkpoint_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from meon_ext.training import optimise
-
+def _interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Send this process an interrupt in the middle of that update; returns what grows by one with each update."""
     learn, updates = optimise._Run._learn, []
 
     def interrupted(self: Any, *rest: Any) -> None:
         learn(self, *rest)
         updates.append(1)
-        if len(updates) == 2:
+        if len(updates) == count:
             os.kill(os.getpid(), signal.SIGINT)
 
+    monkeypatch.setattr(optimise._Run, "_learn", interrupted)
+    return updates
+
+
+def test_an_interrupted_run_writes_a_checkpoint_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = small_settings(folder)
     train(config_from_mapping(settings), folder / "whole")
-    monkeypatch.setattr(optimise._Run, "_learn", interrupted)
+    updates = _interrupt_after(2, monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         train(config_from_mapping(settings), folder / "cut")
     assert len(updates) == 2 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     resume(folder / "cut")
+    assert len(updates) == 2 * 2 * 3  # none was done twice
     _assert_same_run(folder / "whole", folder / "cut")
+
+
+def test_a_resumed_run_still_knows_its_best(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after the first epoch, with a value on record that no later epoch reaches: the first stays the best."""
+    settings = small_settings(folder, pretraining={"epochs": 0}, joint={"epochs": 3, "batch_size": 4})
+    _interrupt_after(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(config_from_mapping(settings), folder / "run")
+    last = folder / "run" / "checkpoints" / "last.safetensors"
+    tensors, state = read_checkpoint(last)
+    write_checkpoint(last, tensors, {**state, "best": 2.0})
+    resume(folder / "run")
+    assert read_checkpoint(last)[1]["update"] == 9
+    assert read_checkpoint(last.with_name("best-joint.safetensors"))[1]["update"] == 3
 
 
 def test_workers_change_nothing(folder: Path) -> None:
