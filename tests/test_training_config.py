@@ -11,7 +11,8 @@ import pytest
 
 from meon_ext.errors import ConfigError
 from meon_ext.training import TrainConfig, config_from_mapping, load_config
-from meon_ext.training.config import override, save_config, with_split_seed
+from meon_ext.training.config import with_split_seed
+from meon_ext.training.config_io import override, save_config
 
 GOOD: dict[str, Any] = {
     "data": [{"name": "live", "root": "LIVE"}, {"name": "csv", "root": "a.csv", "repeat": 3}],

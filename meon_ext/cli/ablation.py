@@ -38,7 +38,7 @@ def add_parser(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Run what is not finished and write the tables; returns 0, or raises MeonError saying what went wrong."""
     from meon_ext.training.ablation import VARIANTS, run_ablation, write_tables
-    from meon_ext.training.config import config_from_mapping
+    from meon_ext.training.config_io import config_from_mapping
 
     is_demo = not (arguments.config or arguments.data or arguments.pristine)
     splits = arguments.splits if arguments.splits is not None else 2 if is_demo else 10

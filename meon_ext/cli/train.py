@@ -58,7 +58,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Train as the arguments say; returns 0, or raises MeonError saying what is wrong."""
-    from meon_ext.training.config import config_from_mapping
+    from meon_ext.training.config_io import config_from_mapping
 
     silence_pillow()
     out = arguments.out or f"runs/train-{time.strftime('%Y%m%d-%H%M%S')}"
@@ -79,7 +79,7 @@ def settings(arguments: argparse.Namespace, demo_changes: dict[str, Any] | None 
 
     demo_changes: what to change in the settings of the demonstration, if it is that.
     """
-    from meon_ext.training.config import load_config, override
+    from meon_ext.training.config_io import load_config, override
 
     found: dict[str, Any] = load_config(arguments.config) if arguments.config else {}
     if (arguments.data is None) != (arguments.root is None):

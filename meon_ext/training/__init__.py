@@ -12,9 +12,8 @@ from meon_ext.training.config import (
     StepConfig,
     SynthesisConfig,
     TrainConfig,
-    config_from_mapping,
-    load_config,
 )
+from meon_ext.training.config_io import config_from_mapping, load_config
 
 if TYPE_CHECKING:
     from meon_ext.training.run import TrainResult, resume, train
