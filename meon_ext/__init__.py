@@ -10,10 +10,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from meon_ext._version import __version__
-from meon_ext.errors import ImageError, MeonError, NativeError, WeightsError
+from meon_ext.errors import DatasetError, ImageError, MeonError, NativeError, WeightsError
 
 if TYPE_CHECKING:
-    from meon_ext import modules, ops, reference
+    from meon_ext import datasets, evaluation, metrics, modules, ops, reference
     from meon_ext._native import build_info
     from meon_ext.images import LoadedImage, load_image
     from meon_ext.model import MEON
@@ -24,6 +24,7 @@ __all__ = [
     "GDN",
     "MEON",
     "ConvGDNPool",
+    "DatasetError",
     "ImageError",
     "LoadedImage",
     "MeonError",
@@ -33,7 +34,10 @@ __all__ = [
     "WeightsError",
     "__version__",
     "build_info",
+    "datasets",
+    "evaluation",
     "load_image",
+    "metrics",
     "modules",
     "ops",
     "reference",
@@ -51,7 +55,7 @@ _WHERE = {
     "load_image": "images",
     "score": "scoring",
 }
-_MODULES = {"modules", "ops", "reference"}
+_MODULES = {"datasets", "evaluation", "metrics", "modules", "ops", "reference"}
 
 
 def __getattr__(name: str) -> Any:

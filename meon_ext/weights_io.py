@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import secrets
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -20,6 +19,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
+from meon_ext._files import write_whole
 from meon_ext.errors import WeightsError
 
 __all__ = [
@@ -362,17 +362,8 @@ def write_weights(path: str | os.PathLike[str], weights: WeightsFile) -> str:
     }
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in weights.tensors.items()}
     data = _with_sorted_metadata(save(tensors, metadata=metadata))
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
     try:
-        try:
-            with temporary.open("xb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, data)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
     return hashlib.sha256(data).hexdigest()

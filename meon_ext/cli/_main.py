@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from meon_ext._version import __version__
-from meon_ext.cli import convert, demo, info, score
+from meon_ext.cli import ablation, convert, demo, eval, info, score, train
 from meon_ext.cli._rows import printable
 from meon_ext.errors import MeonError
 
@@ -45,6 +45,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"meon_ext {__version__}")
     # Without prog, argparse formats one and imports shutil for it, which takes longer than scoring a small picture.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="meon")
-    for command in (score, demo, convert, info):
+    for command in (score, eval, demo, train, ablation, convert, info):
         command.add_parser(commands)
     return parser

@@ -12,7 +12,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Literal
 
-from meon_ext.cli._paths import is_image_name
+from meon_ext._image_names import is_image_name
 from meon_ext.cli._rows import Write
 from meon_ext.errors import MeonError
 

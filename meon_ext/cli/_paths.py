@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-# What is taken from a folder. HEIC is among them so that a phone's pictures are reported, not passed over.
-IMAGE_SUFFIXES = (
-    *(".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".webp", ".tif", ".tiff", ".avif", ".gif", ".bmp"),
-    *(".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".ppm", ".pgm", ".pbm", ".pnm", ".qoi", ".sgi", ".heic", ".heif"),
-)
+from meon_ext._image_names import is_image_name, natural_key
+
 _READ_SIZE = 1 << 16
 
 
@@ -31,10 +27,6 @@ def expand(path: str) -> Iterator[Input]:
         yield from _matching(path)
     else:
         yield Input(path)
-
-
-def is_image_name(name: str) -> bool:
-    return name.lower().endswith(IMAGE_SUFFIXES)
 
 
 def _in_folder(folder: str) -> Iterator[Input]:
@@ -76,12 +68,6 @@ def _matching(pattern: str) -> Iterator[Input]:
                 yield found
     if not seen:
         yield Input(pattern, f"{pattern}: nothing matches this pattern; check the path")
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """Sorts img2 before img10, and upper with lower case."""
-    parts = re.split("([0-9]+)", name.casefold())
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def read_list(descriptor: int, separator: bytes) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
+from meon_ext.cli._options import add_scorer_options, make_scorer, quality, silence_pillow
 from meon_ext.cli._output import format_of, open_sink
 from meon_ext.cli._paths import Input, expand, read_list
 from meon_ext.cli._rows import FORMATS, Row, RowWriter, error_row, make_writer, score_row
@@ -45,29 +46,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--format", choices=FORMATS, help="format of the rows (default: by the suffix of -o FILE, else table)"
     )
-    parser.add_argument("--model", metavar="NAME|FILE", help="weights that ship with meon_ext, or a weights file")
-    parser.add_argument(
-        "--stride", type=_positive, default=128, metavar="U", help="step between crops in pixels (default: 128)"
-    )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N (default: auto, the CPU)")
-    parser.add_argument(
-        "--backend",
-        choices=("auto", "core", "fused", "reference"),
-        default="auto",
-        help="core: C++ without torch; fused: torch ops; reference: plain PyTorch (default: core where it can run)",
-    )
-    parser.add_argument(
-        "--threads", type=_count, default=0, metavar="N", help="threads of the network (default: 0, all processors)"
-    )
-    parser.add_argument(
-        "--pool",
-        choices=("mean", "min", "p5"),
-        default="mean",
-        help="quality from the crops': their mean, the worst, or the 5th percentile (default: mean)",
-    )
-    parser.add_argument(
-        "--fail-under", type=_quality, metavar="Q", help="exit with 3 if a picture's quality is under Q"
-    )
+    add_scorer_options(parser)
+    parser.add_argument("--fail-under", type=quality, metavar="Q", help="exit with 3 if a picture's quality is under Q")
     parser.add_argument("--quiet", action="store_true", help="no progress and no summary on stderr")
     parser.set_defaults(run=run)
 
@@ -76,20 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Score what the arguments name; returns the exit code."""
     if arguments.paths.count("-") > 1:
         raise MeonError("- (the list on stdin) can be given once")
-    from meon_ext.scoring import Scorer
-
-    try:
-        scorer = Scorer(
-            arguments.model,
-            stride=arguments.stride,
-            device=arguments.device,
-            backend=arguments.backend,
-            pool=arguments.pool,
-            threads=arguments.threads,
-        )
-    except ValueError as error:
-        raise MeonError(str(error)) from error
-    _silence_pillow()
+    scorer = make_scorer(arguments)
+    silence_pillow()
     format = format_of(arguments.output, arguments.format)
     with open_sink(arguments.output, format) as sink:
         writer = make_writer(
@@ -152,34 +120,3 @@ def _score_batch(scorer: Scorer, batch: Iterable[Input], writer: RowWriter, tall
         path = taken.popleft().path
         write(error_row(path, model, str(result)) if isinstance(result, MeonError) else score_row(path, result))
     write_bad()
-
-
-def _silence_pillow() -> None:
-    """What Pillow warns of (odd metadata, truncated tags) belongs to no row and would mix into the output."""
-    import logging
-    import warnings
-
-    warnings.filterwarnings("ignore", module="PIL")
-    logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-
-def _positive(text: str) -> int:
-    return int(_number(text, int, 1, None, "a whole number, at least 1"))
-
-
-def _count(text: str) -> int:
-    return int(_number(text, int, 0, None, "a whole number, 0 or more"))
-
-
-def _quality(text: str) -> float:
-    return _number(text, float, 0, 100, "a number within 0..100")
-
-
-def _number(text: str, kind: type[int] | type[float], low: float, high: float | None, wanted: str) -> float:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = float("nan")
-    if not (low <= value and (high is None or value <= high)):
-        raise argparse.ArgumentTypeError(f"{text!r} is not {wanted}")
-    return value

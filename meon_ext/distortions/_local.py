@@ -1,0 +1,94 @@
+"""Damage in places: TID2013's types 14, 15 and 24, and KADID-10k's colour blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from meon_ext.distortions._planes import (
+    Floats,
+    Pixels,
+    block_dct,
+    blur,
+    from_ycc,
+    inverse_block_dct,
+    pad_to_blocks,
+    to_ycc,
+)
+
+_TID2013_AREA = 512 * 384  # numbers of patches are meant for pictures of this size
+_PATCH = 16
+_BLOCK = 32
+_BLOCKS = 8
+_NEAR = 20  # how far, in pixels, a patch may come from
+
+
+def pattern_shift(pixels: Pixels, number: float, random: np.random.Generator) -> Pixels:
+    """Patches replaced by what lies nearby."""
+    made = pixels.copy()
+    for top, left, height, width in _places(pixels, number, _PATCH, random):
+        down, right = random.integers(-_NEAR, _NEAR + 1, 2)
+        from_top = int(np.clip(top + down, 0, pixels.shape[0] - height))
+        from_left = int(np.clip(left + right, 0, pixels.shape[1] - width))
+        made[top : top + height, left : left + width] = pixels[
+            from_top : from_top + height, from_left : from_left + width
+        ]
+    return made
+
+
+def local_blocks(pixels: Pixels, intensity: float, random: np.random.Generator) -> Pixels:
+    """Blocks filled with their mean colour, made brighter or darker by this much."""
+    made = pixels.copy()
+    for top, left, height, width in _places(pixels, _BLOCKS, _BLOCK, random):
+        block = made[top : top + height, left : left + width]
+        mean = block.mean((0, 1))
+        sign = 1 if mean.mean() < 127.5 else -1  # towards the side where there is room
+        block[...] = np.clip(np.rint(mean + sign * intensity), 0, 255).astype(np.uint8)
+    return made
+
+
+def colour_blocks(pixels: Pixels, number: float, random: np.random.Generator) -> Pixels:
+    """Blocks of random colours."""
+    made = pixels.copy()
+    for top, left, height, width in _places(pixels, number, _BLOCK, random):
+        made[top : top + height, left : left + width] = random.integers(0, 256, 3, np.uint8)
+    return made
+
+
+def _places(
+    pixels: Pixels, number: float, side: int, random: np.random.Generator
+) -> Iterator[tuple[int, int, int, int]]:
+    """Top, left, height and width of squares: so many on 512 x 384 pixels, more or fewer by area, at least one."""
+    height, width = min(side, pixels.shape[0]), min(side, pixels.shape[1])
+    for _ in range(max(1, round(number * pixels.shape[0] * pixels.shape[1] / _TID2013_AREA))):
+        top = int(random.integers(0, pixels.shape[0] - height + 1))
+        left = int(random.integers(0, pixels.shape[1] - width + 1))
+        yield top, left, height, width
+
+
+# Of the reconstruction: thresholds fall from the first to the last iteration.
+_THRESHOLDS = (60, 40, 26, 16, 10, 6)
+_GRIDS = ((0, 0), (8, 8), (4, 12), (12, 4), (0, 8), (8, 0))
+_RECONSTRUCTION_BLOCK = 16
+
+
+def sparse_sampling(pixels: Pixels, share: float, random: np.random.Generator) -> Floats:
+    """Only this share of the pixels is kept, at random; the rest is found again by iterated DCT thresholds."""
+    planes = to_ycc(pixels)
+    kept = random.random(pixels.shape[:2], np.float32) < share
+    weight = kept.astype(np.float32)
+    spread = 0.6 / share**0.5
+    density = blur(weight, spread) + np.float32(1e-6)
+    guess = np.stack([blur(plane * weight, spread) / density for plane in planes])
+    return from_ycc(_reconstructed(planes, guess, kept))
+
+
+def _reconstructed(planes: Floats, guess: Floats, kept: object) -> Floats:
+    height, width = planes.shape[1:]
+    for threshold, (top, left) in zip(_THRESHOLDS, _GRIDS, strict=True):
+        guess = np.where(kept, planes, guess)  # type: ignore[arg-type]
+        coefficients = block_dct(pad_to_blocks(guess, _RECONSTRUCTION_BLOCK, top, left), _RECONSTRUCTION_BLOCK)
+        coefficients *= np.abs(coefficients) >= threshold
+        guess = inverse_block_dct(coefficients, _RECONSTRUCTION_BLOCK)[:, top : top + height, left : left + width]
+    return guess

@@ -1,0 +1,159 @@
+"""The table of distortion types and the one way to apply them."""
+
+from __future__ import annotations
+
+import operator
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meon_ext.distortions import _blur, _codecs, _local, _noise, _tone, _transmission
+from meon_ext.errors import DistortionError, ImageError
+
+Apply = Callable[[NDArray[np.uint8], float, np.random.Generator], "NDArray[np.uint8] | NDArray[np.float32]"]
+
+LEVELS = (1, 2, 3, 4, 5)
+CLASSIC = ("jpeg2000", "jpeg", "white_noise", "gaussian_blur")
+
+_TID2013 = "Ponomarenko et al. 2015 (TID2013)"
+_KADID = "Lin et al. 2019 (KADID-10k)"
+_LEVELS_OWN = "levels: own"
+_TID2013_LADDER = (33, 30, 27, 24, 21)
+_PSNR = "PSNR before clipping, dB"
+
+
+@dataclass(frozen=True)
+class DistortionType:
+    """One type of distortion.
+
+    name: the house name. title: for people. tid2013, kadid10k: its number in these data sets, or None.
+    source: where the definition and the level parameters come from. parameter: what a level's number is, with its unit.
+    levels: the parameters of the levels 1 to 5.
+    """
+
+    name: str
+    title: str
+    tid2013: int | None
+    kadid10k: int | None
+    source: str
+    parameter: str
+    levels: tuple[float, float, float, float, float]
+    apply: Apply = field(repr=False, compare=False)
+
+
+def _table(*types: DistortionType) -> Mapping[str, DistortionType]:
+    return MappingProxyType({type.name: type for type in types})
+
+
+TYPES: Mapping[str, DistortionType] = _table(
+    DistortionType("white_noise", "White noise", 1, 11, "S", "standard deviation, grey levels", (6, 12, 24, 44, 80), _noise.white),
+    DistortionType("colour_noise", "Noise mostly in colour", 2, 12, "S", _PSNR, _TID2013_LADDER, _noise.colour),
+    DistortionType("correlated_noise", "Spatially correlated noise", 3, None, "S", _PSNR, _TID2013_LADDER, _noise.correlated),
+    DistortionType("masked_noise", "Masked noise", 4, None, "S", _PSNR, _TID2013_LADDER, _noise.masked),
+    DistortionType("high_frequency_noise", "High-frequency noise", 5, None, "S", _PSNR, (33, 29, 25, 21, 17), _noise.high_frequency),
+    DistortionType("impulse_noise", "Impulse noise", 6, 13, "S", "share of the samples", (0.004, 0.008, 0.016, 0.032, 0.064), _noise.impulse),
+    DistortionType("quantisation", "Quantisation", 7, 22, "S", "values per channel", (20, 13, 9, 6, 4), _tone.quantise),
+    DistortionType("gaussian_blur", "Gaussian blur", 8, 1, "S", "standard deviation, pixels", (0.6, 1.1, 2.0, 3.6, 6.5), _blur.gaussian),
+    DistortionType("denoising", "Denoising", 9, 15, "S", "standard deviation of the noise that was there, grey levels", (6, 12, 20, 35, 60), _noise.denoised),
+    DistortionType("jpeg", "JPEG", 10, 10, "S", "quality", (60, 30, 15, 8, 4), _codecs.jpeg),
+    DistortionType("jpeg2000", "JPEG 2000", 11, 9, "S", "compression ratio", (20, 40, 80, 160, 320), _codecs.jpeg2000),
+    DistortionType("jpeg_transmission", "JPEG transmission errors", 12, None, "S", "share of the restart intervals", (0.005, 0.015, 0.04, 0.1, 0.25), _transmission.jpeg),
+    DistortionType("jpeg2000_transmission", "JPEG 2000 transmission errors", 13, None, "S", "share of the code blocks", (0.03, 0.07, 0.15, 0.3, 0.6), _transmission.jpeg2000),
+    DistortionType("pattern_shift", "Non-eccentricity pattern", 14, 20, "S", "patches of 16 x 16 on 512 x 384 pixels", (20, 40, 60, 80, 100), _local.pattern_shift),
+    DistortionType("local_blocks", "Local block-wise distortions", 15, None, "S", "grey levels", (15, 30, 50, 75, 110), _local.local_blocks),
+    DistortionType("mean_shift", "Mean shift", 16, 18, "S", "grey levels", (-8, 14, -22, 32, -44), _tone.mean_shift),
+    DistortionType("contrast_change", "Contrast change", 17, 25, "S", "gain", (0.88, 1.2, 0.68, 1.55, 0.35), _tone.contrast),
+    DistortionType("saturation_change", "Change of saturation", 18, None, "S", "factor", (0.65, 0.5, 0.3, 0, -0.4), _tone.saturation),
+    DistortionType("multiplicative_noise", "Multiplicative noise", 19, 14, "S", "relative", (0.05, 0.08, 0.12, 0.18, 0.28), _noise.multiplicative),
+    DistortionType("comfort_noise", "Comfort noise", 20, None, "S", "step, grey levels", (15, 30, 50, 80, 130), _noise.comfort),
+    DistortionType("noisy_compression", "Lossy compression of a noisy picture", 21, None, "S", "noise, grey levels", (5, 8, 13, 20, 32), _noise.compressed),
+    DistortionType("colour_quantisation", "Colour quantisation with dither", 22, 6, "S", "colours", (64, 32, 16, 8, 4), _tone.dithered_palette),
+    DistortionType("chromatic_aberration", "Chromatic aberration", 23, None, "S", "displacement, pixels", (1, 2, 3, 4, 6), _tone.chromatic_aberration),
+    DistortionType("sparse_sampling", "Sparse sampling and reconstruction", 24, None, "S", "share of the pixels", (0.7, 0.5, 0.32, 0.2, 0.1), _local.sparse_sampling),
+    DistortionType("lens_blur", "Lens blur", None, 2, "S", "radius, pixels", (1, 2, 4, 6, 8), _blur.lens),
+    DistortionType("motion_blur", "Motion blur", None, 3, "S", "length, pixels", (3, 6, 10, 15, 22), _blur.motion),
+    DistortionType("colour_diffusion", "Colour diffusion", None, 4, "S", "amount", (1, 3, 6, 8, 12), _tone.colour_diffusion),
+    DistortionType("colour_shift", "Colour shift", None, 5, "S", "pixels", (1, 3, 6, 8, 12), _tone.colour_shift),
+    DistortionType("desaturation", "Colour saturation 1 (HSV)", None, 7, "S", "factor", (0.6, 0.4, 0.2, 0, -0.4), _tone.hsv_saturation),
+    DistortionType("oversaturation", "Colour saturation 2 (Lab)", None, 8, "S", "factor", (1.4, 2, 3, 5, 8), _tone.lab_saturation),
+    DistortionType("brighten", "Brighten", None, 16, "S", "amount", (0.1, 0.2, 0.4, 0.7, 1.1), _tone.brightness),
+    DistortionType("darken", "Darken", None, 17, "S", "amount", (-0.05, -0.1, -0.2, -0.4, -0.8), _tone.brightness),
+    DistortionType("jitter", "Jitter", None, 19, "S", "pixels", (0.25, 0.5, 0.9, 1.5, 2.5), _blur.jitter),
+    DistortionType("pixelate", "Pixelate", None, 21, "S", "scale", (0.89, 0.78, 0.70, 0.57, 0.29), _blur.pixelate),
+    DistortionType("colour_block", "Colour blocks", None, 23, "S", "blocks of 32 x 32 on 512 x 384 pixels", (2, 4, 6, 8, 10), _local.colour_blocks),
+    DistortionType("sharpen", "Over-sharpening", None, 24, "S", "amount", (1, 2, 3, 6, 12), _blur.sharpen),
+    DistortionType("webp", "WebP", None, None, "S", "quality", (60, 35, 20, 10, 1), _codecs.webp),
+    DistortionType("avif", "AVIF", None, None, "S", "quality", (50, 35, 22, 12, 4), _codecs.avif),
+)  # fmt: skip
+
+# What Pillow calls the codecs that it may lack.
+_CODECS = {"jpeg2000": "jpg_2000", "webp": "webp", "avif": "avif"}
+
+
+def available(name: str) -> bool:
+    """Whether this Pillow can make the type: it may lack JPEG 2000, WebP or AVIF.
+
+    Raises DistortionError for a name that is not in ``TYPES``.
+    """
+    codec = _CODECS.get(_type(name).name)
+    if codec is None:
+        return True
+    from PIL import features
+
+    known = codec in features.modules or codec in features.codecs  # an older Pillow warns of what it does not know
+    return known and bool(features.check(codec))
+
+
+def distort(image: NDArray[np.uint8], type: str, level: int, *, seed: int = 0) -> NDArray[np.uint8]:
+    """The picture with the distortion.
+
+    image: uint8 (H, W, 3), RGB, of any size from 1 x 1; it is left as it is. type: a name in ``TYPES``.
+    level: 1 (slight) to 5 (severe). seed: 0 or more.
+    Returns a new uint8 array of the same shape, the same whenever image, type, level and seed are (for types that
+    Pillow codes: with the same Pillow).
+    Raises ImageError for another kind of image, DistortionError for the rest and where Pillow lacks the codec.
+    """
+    pixels = _checked_image(image)
+    described = _type(type)
+    parameter = described.levels[_whole(level, "level", 1, len(described.levels)) - 1]
+    random = np.random.default_rng([_whole(seed, "seed", 0, None), zlib.crc32(type.encode()), int(level)])
+    if not available(type):
+        raise DistortionError(f"{type}: this Pillow is built without the codec; install a wheel of Pillow that has it")
+    made = described.apply(pixels, parameter, random)
+    if made.dtype != np.uint8:
+        made = np.clip(np.rint(made), 0, 255).astype(np.uint8)
+    return np.ascontiguousarray(made, np.uint8)
+
+
+def _type(name: str) -> DistortionType:
+    try:
+        return TYPES[name]
+    except (KeyError, TypeError):
+        raise DistortionError(f"unknown type of distortion {name!r}; choose from {', '.join(TYPES)}") from None
+
+
+def _whole(number: Any, name: str, low: int, high: int | None) -> int:
+    try:
+        value = operator.index(number)
+    except TypeError:
+        value = low - 1
+    if value < low or (high is not None and value > high) or isinstance(number, bool | np.bool_):
+        wanted = f"a whole number of at least {low}" if high is None else f"a whole number from {low} to {high}"
+        raise DistortionError(f"{name} is {number!r}; pass {wanted}")
+    return value
+
+
+def _checked_image(image: Any) -> NDArray[np.uint8]:
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        kind = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ImageError(
+            f"the image is {kind}; pass a uint8 array (H, W, 3) in RGB, as meon_ext.images.load_image gives"
+        )
+    if image.size == 0:
+        raise ImageError(f"the image has no pixels: its shape is {image.shape}")
+    return np.ascontiguousarray(image)

@@ -1,0 +1,170 @@
+"""Full-reference metrics: how far a picture is from the one it was made of, in the luminance, with NumPy and SciPy.
+
+They decide which pairs of pictures the P-test asks about (``meon_ext.evaluation.waterloo_tests``). Pictures are uint8
+``(H, W, 3)`` RGB of one shape.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meon_ext.errors import ImageError
+from meon_ext.metrics import LogisticFit
+
+__all__ = ["METRICS", "MIN_SIDE", "gmsd", "ms_ssim", "quality", "vif"]
+
+Array = NDArray[np.float64]
+Picture = NDArray[np.uint8]
+
+MIN_SIDE = 176
+"""Of a picture in pixels: the window of MS-SSIM, 11, at its fifth scale."""
+
+_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+_C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+_GMS_CONSTANT = 170.0
+_VIF_NOISE = 2.0
+
+
+def ms_ssim(reference: Picture, distorted: Picture) -> float:
+    """Multi-scale structural similarity (Wang, Simoncelli and Bovik, Asilomar 2003), 0 to 1 for equal pictures.
+
+    Five scales, Gaussian window of 11 and sigma 1.5 without padding; a contrast term below 0 counts as 0.
+    Raises ImageError for shapes that differ or a side under MIN_SIDE.
+    """
+    x, y = _luminance(reference, distorted)
+    window = _gaussian(11, 1.5)
+    result = 1.0
+    for scale, weight in enumerate(_SSIM_WEIGHTS):
+        moments = _Moments.of(x, y, window)
+        contrast = (2 * moments.covariance + _C2) / (moments.x_variance + moments.y_variance + _C2)
+        if scale == len(_SSIM_WEIGHTS) - 1:
+            squares = moments.x_mean**2 + moments.y_mean**2
+            contrast = contrast * (2 * moments.x_mean * moments.y_mean + _C1) / (squares + _C1)
+        result *= max(float(contrast.mean()), 0.0) ** weight
+        x, y = _halved(x), _halved(y)
+    return result
+
+
+def gmsd(reference: Picture, distorted: Picture) -> float:
+    """Gradient magnitude similarity deviation (Xue, Zhang, Mou and Bovik, IEEE TIP 2014), 0 for equal pictures.
+
+    Raises ImageError as ``ms_ssim`` does.
+    """
+    x, y = (_gradient(_halved(plane)) for plane in _luminance(reference, distorted))
+    return float(((2 * x * y + _GMS_CONSTANT) / (x**2 + y**2 + _GMS_CONSTANT)).std())
+
+
+def vif(reference: Picture, distorted: Picture) -> float:
+    """Visual information fidelity in the pixel domain (Sheikh and Bovik, IEEE TIP 2006), 1 for equal pictures.
+
+    Four scales, Gaussian windows of 17, 9, 5 and 3 with a sigma of a fifth, noise variance 2.
+    Raises ImageError as ``ms_ssim`` does.
+    """
+    x, y = _luminance(reference, distorted)
+    kept = whole = 0.0
+    for scale in range(4):
+        size = 2 ** (4 - scale) + 1
+        window = _gaussian(size, size / 5)
+        if scale:
+            x, y = (_filtered(plane, window)[::2, ::2] for plane in (x, y))
+        moments = _Moments.of(x, y, window)
+        x_variance, y_variance = np.maximum(moments.x_variance, 0), np.maximum(moments.y_variance, 0)
+        gain = moments.covariance / (x_variance + 1e-10)
+        noise = y_variance - gain * moments.covariance
+        flat_x, flat_y, reversed_ = x_variance < 1e-10, y_variance < 1e-10, gain < 0
+        gain[flat_x | flat_y | reversed_] = 0
+        noise = np.where(flat_x | reversed_, y_variance, noise)
+        noise = np.maximum(np.where(flat_y, 0, noise), 1e-10)
+        kept += float(np.log2(1 + gain**2 * np.where(flat_x, 0, x_variance) / (noise + _VIF_NOISE)).sum())
+        whole += float(np.log2(1 + np.where(flat_x, 0, x_variance) / _VIF_NOISE).sum())
+    return kept / whole if whole else 1.0
+
+
+METRICS: Mapping[str, Callable[[Picture, Picture], float]] = MappingProxyType(
+    {"ms_ssim": ms_ssim, "gmsd": gmsd, "vif": vif}
+)
+"""The three, by name."""
+
+# MS-SSIM and GMSD need only the bend at one end of their curves, so the other end lies far outside.
+_TO_DMOS: Mapping[str, LogisticFit] = MappingProxyType(
+    {
+        "ms_ssim": LogisticFit((-500455.523259598, 87.73755121260545, 1.734715976611213, 0.08358550839265888)),
+        "gmsd": LogisticFit((116.97043467646711, -168930.82598862873, -1.4306972470405794, 0.19392658363651089)),
+        "vif": LogisticFit((-1.6552772418432866, 161.2858968452842, 0.1416787700996265, 0.24251147452100552)),
+    }
+)
+
+
+def quality(name: str, value: float) -> float:
+    """A metric's value as quality, 0 to 100, higher better, so that the three can be compared.
+
+    Four-parameter logistics fitted to the DMOS of LIVE (JPEG 2000, JPEG, white noise and blur); quality is 100 - DMOS.
+    ``python/fit_full_reference.py`` makes them.
+    """
+    return float(np.clip(100 - _TO_DMOS[name](value), 0, 100))
+
+
+def _luminance(reference: Picture, distorted: Picture) -> tuple[Array, Array]:
+    if reference.shape != distorted.shape:
+        raise ImageError(f"a reference of shape {reference.shape} has nothing to say of a picture {distorted.shape}")
+    if min(reference.shape[:2]) < MIN_SIDE:
+        raise ImageError(f"full-reference metrics need sides of at least {MIN_SIDE} pixels, got {reference.shape[:2]}")
+    weights = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+    return reference @ weights, distorted @ weights
+
+
+def _gaussian(size: int, sigma: float) -> Array:
+    x = np.arange(size) - (size - 1) / 2
+    weights = np.exp(-(x**2) / (2 * sigma**2))
+    return np.asarray(weights / weights.sum())
+
+
+def _filtered(plane: Array, window: Array) -> Array:
+    """Filtered along both axes, without the border that the window would leave."""
+    from scipy.ndimage import correlate1d
+
+    rim = len(window) // 2
+    along_rows = correlate1d(plane, window, axis=1)[:, rim : plane.shape[1] - rim]
+    return np.asarray(correlate1d(along_rows, window, axis=0)[rim : plane.shape[0] - rim])
+
+
+def _halved(plane: Array) -> Array:
+    """Means of 2 x 2 pixels; an odd last row or column is dropped."""
+    height, width = (side // 2 * 2 for side in plane.shape)
+    blocks = plane[:height, :width].reshape(height // 2, 2, width // 2, 2)
+    return np.asarray(blocks.mean(axis=(1, 3)))
+
+
+def _gradient(plane: Array) -> Array:
+    """Magnitude of Prewitt's gradient, a third of the differences' sums; nothing beyond the border."""
+    from scipy.ndimage import correlate1d
+
+    difference, sum_ = np.array([-1.0, 0.0, 1.0]), np.ones(3) / 3
+    rows, columns = (
+        correlate1d(correlate1d(plane, difference, axis=a, mode="constant"), sum_, axis=1 - a, mode="constant")
+        for a in (0, 1)
+    )
+    return np.asarray(np.hypot(rows, columns))
+
+
+class _Moments:
+    """Local means, variances and covariance of two planes under a window."""
+
+    def __init__(self, x_mean: Array, y_mean: Array, x_variance: Array, y_variance: Array, covariance: Array) -> None:
+        self.x_mean, self.y_mean = x_mean, y_mean
+        self.x_variance, self.y_variance, self.covariance = x_variance, y_variance, covariance
+
+    @classmethod
+    def of(cls, x: Array, y: Array, window: Array) -> _Moments:
+        x_mean, y_mean = _filtered(x, window), _filtered(y, window)
+        return cls(
+            x_mean,
+            y_mean,
+            _filtered(x * x, window) - x_mean**2,
+            _filtered(y * y, window) - y_mean**2,
+            _filtered(x * y, window) - x_mean * y_mean,
+        )

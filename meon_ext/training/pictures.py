@@ -1,0 +1,105 @@
+"""From what is to be learned from to pixels: decoding, resampling, cutting and distorting, through the cache."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import PIL
+import PIL.Image
+from numpy.typing import NDArray
+
+from meon_ext import distortions
+from meon_ext.images import load_image
+from meon_ext.training.cache import PictureCache
+from meon_ext.weights_io import CROP_SIZE
+
+PRISTINE = "pristine"
+_RECIPE = 1  # raise it when this module makes other pixels of the same arguments
+
+
+class Picture(NamedTuple):
+    """One picture: the file as it is, or one variant of it made here.
+
+    path: the file. distortion, level: what to do to it; "pristine" and 0 for nothing. variant: which cut and scale; -1
+    takes the file as it is, whatever else is said.
+    """
+
+    path: str
+    distortion: str = PRISTINE
+    level: int = 0
+    variant: int = -1
+
+
+class PictureLoader:
+    """Makes the pixels of pictures; equal arguments give equal pixels in every process.
+
+    side, scale: as in ``SynthesisConfig``. seed: of cuts, scales and noise.
+    """
+
+    def __init__(self, cache: PictureCache, side: int = 0, scale: tuple[float, float] = (1, 1), seed: int = 0) -> None:
+        self._cache = cache
+        self._side = side
+        self._scale = scale
+        self._seed = seed
+        self._keys: dict[Picture, str] = {}
+
+    def key(self, picture: Picture) -> str:
+        """What the picture is kept under: a hash of the file's identity and of everything done to it."""
+        if (key := self._keys.get(picture)) is None:
+            status = os.stat(picture.path)  # noqa: PTH116  a third of Path's time, for every picture at the start
+            what: list[object] = [_RECIPE, os.path.realpath(picture.path), status.st_size, status.st_mtime_ns]
+            if picture.variant >= 0:
+                what += [*picture[1:], self._side, self._scale, self._seed, _maker()]
+            key = self._keys[picture] = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:40]
+        return key
+
+    def load(self, picture: Picture) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3), both sides at least 256; not to be written to. Raises ImageError for an unreadable file."""
+        key = self.key(picture)
+        if (pixels := self._cache.get(key)) is not None:
+            return pixels
+        pixels = load_image(picture.path).pixels if picture.variant < 0 else self._make(picture)
+        self._cache.put(key, pixels)
+        return pixels
+
+    def _make(self, picture: Picture) -> NDArray[np.uint8]:
+        pixels = self.load(Picture(picture.path))
+        name = zlib.crc32(Path(picture.path).name.encode("utf-8", "surrogateescape"))
+        what = zlib.crc32(picture.distortion.encode())
+        random = np.random.default_rng([self._seed, name, what, picture.level, picture.variant])
+        pixels = _cut(_resampled(pixels, self._scale, random), self._side, random)
+        if picture.distortion == PRISTINE:
+            return pixels
+        seed = int(random.integers(2**31))
+        return distortions.distort(pixels, picture.distortion, picture.level, seed=seed)
+
+
+@functools.cache
+def _maker() -> str:
+    """What the distortions come from: the code that makes them, and Pillow with its codecs."""
+    digest = hashlib.sha256(f"Pillow {PIL.__version__}".encode())
+    for path in sorted(Path(distortions.__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _resampled(pixels: NDArray[np.uint8], scale: tuple[float, float], random: np.random.Generator) -> NDArray[np.uint8]:
+    factor = max(random.uniform(*scale), CROP_SIZE / min(pixels.shape[:2]))
+    if scale == (1, 1) or factor == 1:
+        return pixels
+    height, width = (round(length * factor) for length in pixels.shape[:2])
+    return np.asarray(PIL.Image.fromarray(pixels).resize((width, height), PIL.Image.Resampling.LANCZOS))
+
+
+def _cut(pixels: NDArray[np.uint8], side: int, random: np.random.Generator) -> NDArray[np.uint8]:
+    height, width = (min(length, side or length) for length in pixels.shape[:2])
+    y = random.integers(pixels.shape[0] - height, endpoint=True)
+    x = random.integers(pixels.shape[1] - width, endpoint=True)
+    return np.ascontiguousarray(pixels[y : y + height, x : x + width])

@@ -1,0 +1,293 @@
+"""What is learned from: pictures with their type, level and score, gathered from data sets and pristine folders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meon_ext import distortions
+from meon_ext.datasets import Dataset, Record, load_dataset, split
+from meon_ext.datasets._tables import number, read_table
+from meon_ext.errors import ConfigError, DatasetError
+from meon_ext.training.config import SplitConfig, SynthesisConfig, TrainConfig
+from meon_ext.training.pictures import PRISTINE, Picture
+
+PARTS = ("training", "validation", "test")
+_SURROGATE_STEP = 16.0
+_SHOWN = 20
+
+
+class Kind(NamedTuple):
+    """What step 1 tells apart: a type, and its level where levels count (else 0)."""
+
+    distortion: str
+    level: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """N pictures to learn from or to test on, as columns.
+
+    pictures: where the pixels come from. distortion: the type's name, "" where unknown. level: int64, 0 for pristine or
+    unknown. score: float64, in the unit of the run, NaN where there is none. source: int64, which data set it is from,
+    since ranks are compared within one. repeat: int64, how often an epoch goes through it. pair: int64, equal for one
+    scene with one type at different levels.
+    """
+
+    pictures: tuple[Picture, ...]
+    distortion: NDArray[np.str_]
+    level: NDArray[np.int64]
+    score: NDArray[np.float64]
+    source: NDArray[np.int64]
+    repeat: NDArray[np.int64]
+    pair: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def take(self, places: NDArray[np.int64]) -> Samples:
+        """The samples at these places."""
+        return Samples(
+            tuple(self.pictures[i] for i in places),
+            self.distortion[places],
+            self.level[places],
+            self.score[places],
+            self.source[places],
+            self.repeat[places],
+            self.pair[places],
+        )
+
+    def labels(self, kinds: Sequence[Kind]) -> NDArray[np.int64]:
+        """The place of each sample among ``kinds``, int64 (N,); -1 where it is none of them."""
+        place = {kind: i for i, kind in enumerate(kinds)}
+        found = [
+            place.get(Kind(str(name), int(level)), place.get(Kind(str(name)), -1))
+            for name, level in zip(self.distortion, self.level, strict=True)
+        ]
+        return np.array(found, np.int64)
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All samples of a run by part ("training", "validation", "test") and step, and what the scores mean.
+
+    pretraining, joint: part -> samples. kinds: what step 1 tells apart. classes: what the finished network does.
+    score_name, scale, higher_is_better: of ``Samples.score``. names: of the sources.
+    """
+
+    pretraining: Mapping[str, Samples]
+    joint: Mapping[str, Samples]
+    kinds: tuple[Kind, ...]
+    classes: tuple[str, ...]
+    score_name: str
+    scale: tuple[float, float]
+    higher_is_better: bool
+    names: tuple[str, ...]
+
+
+def gather(config: TrainConfig) -> Gathered:
+    """Read all that the configuration names, without opening a picture.
+
+    Raises ConfigError and DatasetError with everything that is missing or does not fit.
+    """
+    sets = [_load(data.name, data.root) for data in config.data]
+    synthetic = synthesis_dataset(config.synthesis) if config.synthesis.pristine else None
+    joint = [_Source(d, c.repeat) for d, c in zip(sets, config.data, strict=True)]
+    if synthetic is not None and (config.synthesis.joint or not sets):
+        joint.append(_Source(synthetic, config.synthesis.repeat, config.synthesis.variants))
+    joint = [replace(source, dataset=_with_references(source.dataset)) for source in joint]
+    if len(joint) == 1:
+        unit = joint[0].dataset
+    else:
+        joint = [replace(source, dataset=_as_quality(source.dataset)) for source in joint]
+        unit = joint[0].dataset
+    first = [_Source(synthetic, 1, config.synthesis.variants)] if synthetic is not None else joint
+    joint_parts, first_parts = (_parts(sources, config.split) for sources in (joint, first))
+    kinds = _kinds(first_parts.values(), config)
+    classes = _classes([*joint_parts.values(), *first_parts.values()], config)
+    if not np.isfinite(joint_parts["training"].score).any() and config.joint.epochs:
+        raise ConfigError("no picture of the data has a score, so step 2 has nothing to learn; name a set with scores")
+    return Gathered(
+        first_parts,
+        joint_parts,
+        kinds,
+        classes,
+        unit.score_name,
+        unit.scale,
+        unit.higher_is_better,
+        tuple(source.dataset.name for source in joint),
+    )
+
+
+def synthesis_dataset(config: SynthesisConfig) -> Dataset:
+    """The pictures that step 1 is to make, as a data set whose scores are the teacher's or the stand-in's."""
+    types = tuple(distortions.TYPES) if config.types == ("all",) else config.types
+    unknown = [name for name in types if name not in distortions.TYPES]
+    if unknown:
+        known = ", ".join(distortions.TYPES)
+        raise ConfigError(f"synthesis.types: no type is called {unknown[0]!r}; there are {known}")
+    lacking = [name for name in types if not distortions.available(name)]
+    if lacking and config.types != ("all",):
+        raise ConfigError(f"synthesis.types: this Pillow cannot make {', '.join(lacking)}; install a newer Pillow")
+    types = tuple(name for name in types if name not in lacking)
+    pristine: dict[str, Record] = {}
+    for place in config.pristine:
+        for record in _pristine(Path(place)):
+            if record.group in pristine:
+                raise DatasetError(f"{record.path}: another pristine folder has a {record.group} too; rename one")
+            pristine[record.group] = record
+    teacher = _teacher(Path(config.scores)) if config.scores else None
+    records, missing = [], []
+    for record in pristine.values():
+        for name, level in [(PRISTINE, 0), *((name, level) for name in types for level in config.levels)]:
+            score: float | None = 100 - _SURROGATE_STEP * level
+            if teacher is not None:
+                score = teacher.get((record.group, name, level), teacher.get((record.path.name, name, level)))
+                if score is None:
+                    missing.append(f"{record.group}, {name}, level {level}")
+            records.append(replace(record, score=score, distortion=name, level=level or None, reference=record.path))
+    if missing:
+        shown = "\n  ".join(missing[:_SHOWN])
+        raise DatasetError(
+            f"{config.scores}: {len(missing)} pictures have no score:\n  {shown}\nWrite a row for each, or leave out "
+            "synthesis.scores"
+        )
+    return Dataset("synthesis", Path(config.pristine[0]), tuple(records), "quality", (0.0, 100.0), True)
+
+
+def _pristine(place: Path) -> tuple[Record, ...]:
+    if place.is_file():
+        return (Record(place, distortion=PRISTINE, group=place.name),)
+    return load_dataset("folder", place, distortion=PRISTINE).records
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A data set, how often an epoch goes through it, and in how many variants its pictures are made (0: as files)."""
+
+    dataset: Dataset
+    repeat: int
+    variants: int = 0
+
+
+def _load(name: str, root: str) -> Dataset:
+    try:
+        return load_dataset(name, root)
+    except ValueError as error:
+        if isinstance(error, DatasetError):
+            raise
+        raise ConfigError(f"data.name: {error}") from None
+
+
+def _as_quality(dataset: Dataset) -> Dataset:
+    """Scores of several sets are brought to one scale, 0 (worst) to 100 (best), linearly by each set's own."""
+    low, high = dataset.scale
+    worst, best = (low, high) if dataset.higher_is_better else (high, low)
+
+    def quality(record: Record) -> Record:
+        if record.score is None:
+            return record
+        return replace(record, score=100 * (record.score - worst) / (best - worst))
+
+    records = tuple(quality(record) for record in dataset.records)
+    return replace(dataset, records=records, score_name="quality", scale=(0.0, 100.0), higher_is_better=True)
+
+
+def _with_references(dataset: Dataset) -> Dataset:
+    """Add the pristine pictures of a set that has them as references only: they teach the type, and what is known of
+    their score: a difference score of a picture to itself is none at all."""
+    known = {record.path for record in dataset.records}
+    best = dataset.scale[0] if dataset.score_name == "DMOS" and not dataset.higher_is_better else None
+    added = tuple(replace(r, score=best) for r in dataset.pristine().records if r.path not in known)
+    return replace(dataset, records=dataset.records + added)
+
+
+def _parts(sources: Sequence[_Source], config: SplitConfig) -> dict[str, Samples]:
+    fractions = [f for f in (config.training, config.validation, config.test) if f > 0]
+    parted = [split(source.dataset, fractions, config.seed) for source in sources]
+    return {
+        name: _samples([(part[i], source) for part, source in zip(parted, sources, strict=True)])
+        for i, name in enumerate(PARTS[: len(fractions)])
+    }
+
+
+def _samples(parts: Iterable[tuple[Dataset, _Source]]) -> Samples:
+    pictures, names, levels, scores, places, repeats, pairs = [], [], [], [], [], [], []
+    numbers: dict[object, int] = {}
+    for place, (dataset, source) in enumerate(parts):
+        for record in dataset.records:
+            for variant in range(source.variants) if source.variants else (-1,):
+                made = (record.distortion or PRISTINE, record.level or 0) if source.variants else (PRISTINE, 0)
+                pictures.append(Picture(str(record.path), *made, variant))
+                names.append(record.distortion or "")
+                levels.append(record.level or 0)
+                scores.append(math.nan if record.score is None else record.score)
+                places.append(place)
+                repeats.append(source.repeat)
+                # A scene without a reference has no other levels of itself: it is a pair with nobody.
+                scene = (place, record.reference, record.distortion) if record.reference else len(pictures)
+                pairs.append(numbers.setdefault(scene, len(numbers)))
+    level, source_of, repeat, pair = (np.array(column, np.int64) for column in (levels, places, repeats, pairs))
+    return Samples(tuple(pictures), np.array(names, np.str_), level, np.array(scores, float), source_of, repeat, pair)
+
+
+def _kinds(parts: Iterable[Samples], config: TrainConfig) -> tuple[Kind, ...]:
+    by_level = config.by_level and bool(config.synthesis.pristine)
+    found = {
+        Kind(str(name), int(level) if by_level else 0)
+        for part in parts
+        for name, level in zip(part.distortion, part.level, strict=True)
+        if name
+    }
+    order = _type_order(kind.distortion for kind in found)
+    return tuple(sorted(found, key=lambda kind: (order.index(kind.distortion), kind.level)))
+
+
+def _classes(parts: Iterable[Samples], config: TrainConfig) -> tuple[str, ...]:
+    if config.network.task == "single":
+        return ()
+    found = {str(name) for part in parts for name in np.unique(part.distortion) if name}
+    if config.classes:
+        absent = [name for name in config.classes if name not in found]
+        if absent:
+            raise ConfigError(f"classes: no picture of the data is {absent[0]!r}; there are {', '.join(sorted(found))}")
+        return config.classes
+    if len(found) < 2:
+        raise ConfigError(
+            "the data name fewer than two distortion types; set network.task to 'single', or add pristine pictures "
+            "(synthesis.pristine) to learn types from"
+        )
+    return tuple(_type_order(found))
+
+
+def _type_order(names: Iterable[str]) -> list[str]:
+    """The house's types in their order, then a set's own by name, then pristine."""
+    known = list(distortions.TYPES)
+
+    def place(name: str) -> tuple[int, int, str]:
+        return (2 if name == PRISTINE else 0 if name in known else 1, known.index(name) if name in known else 0, name)
+
+    return sorted(set(names), key=place)
+
+
+def _teacher(path: Path) -> dict[tuple[str, str, int], float]:
+    """(image, distortion, level) -> quality 0..100, from a CSV file."""
+    table = read_table(path)
+    absent = {"image", "distortion", "level", "score"} - set(table.columns)
+    if absent:
+        raise DatasetError(f"{path}: no column {sorted(absent)[0]}; image, distortion, level and score are needed")
+    scores: dict[tuple[str, str, int], float] = {}
+    for row in table.rows:
+        score, level = number(row.values["score"]), number(row.values["level"] or "0")
+        if score is None or not 0 <= score <= 100 or level is None or level not in range(6):
+            raise DatasetError(
+                f"{path}, line {row.number}: score must be within 0 to 100 and level 0 (pristine) to 5; mend the line"
+            )
+        scores[row.values["image"], row.values["distortion"], int(level)] = score
+    return scores

@@ -1,0 +1,148 @@
+"""The two training steps: what each learns from, its loss, and how it is validated."""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from meon_ext.model import MEON, MEONOutput
+from meon_ext.training import evaluate, losses
+from meon_ext.training.batches import Batches
+from meon_ext.training.config import StepConfig, TrainConfig
+from meon_ext.training.distributed import Processes
+from meon_ext.training.optimise import Step, StepName
+from meon_ext.training.pictures import PictureLoader
+from meon_ext.training.samples import Gathered, Kind, Samples
+
+Loss = Callable[[MEONOutput, Tensor], Tensor]
+Validate = Callable[[MEON], tuple[float, Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What the network learns instead of scores: ``(score - centre) / spread``, of mean 0 and standard deviation 1."""
+
+    centre: float
+    spread: float
+
+    @classmethod
+    def of(cls, samples: Samples) -> Unit:
+        """The unit of these samples' scores, of which there must be one."""
+        known = samples.score[np.isfinite(samples.score)]
+        return cls(float(known.mean()), float(known.std()) or 1.0)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Makes the steps of a run."""
+
+    config: TrainConfig
+    loader: PictureLoader
+    group: Processes
+
+    def pretraining(self, gathered: Gathered) -> Step:
+        """Step 1: cross-entropy over the kinds; the best epoch by the share of types that are right."""
+        samples, kinds = gathered.pretraining["training"], gathered.kinds
+        labels = torch.from_numpy(samples.labels(kinds)).to(self.group.device)
+        validation = self._validation(gathered.pretraining)
+        known = validation.labels(kinds)
+
+        def loss(output: MEONOutput, places: Tensor) -> Tensor:
+            return losses.type_cross_entropy(_logits(output), labels[places])
+
+        def validate(model: MEON) -> tuple[float, Mapping[str, float]]:
+            probabilities = self.predict(model, validation).probabilities()
+            true = probabilities[known >= 0, known[known >= 0]]
+            figures = {
+                "accuracy": evaluate.type_accuracy(probabilities, validation, kinds),
+                "cross_entropy": float(-np.log(np.maximum(true, 1e-12)).mean()) if len(true) else math.nan,
+            }
+            _say("step 1", figures, len(validation))
+            return figures["accuracy"], _finite(figures)
+
+        return self._step("pretraining", "step 1", samples, loss, validate, {"kinds": [list(k) for k in kinds]})
+
+    def joint(self, gathered: Gathered, unit: Unit) -> Step:
+        """Step 2: quality and types together; the best epoch by SRCC."""
+        config, device = self.config, self.group.device
+        samples = gathered.joint["training"]
+        classes = [Kind(name) for name in gathered.classes]
+        labels = torch.from_numpy(samples.labels(classes)).to(device)
+        scores = torch.from_numpy((samples.score - unit.centre) / unit.spread).float().to(device)
+        # Where nobody has scored a picture its level still orders it among its like.
+        sign = 1 if gathered.higher_is_better else -1
+        order = np.where(np.isfinite(samples.score), samples.score, -sign * samples.level)
+        orders = torch.from_numpy(order).to(device)
+        validation = self._validation(gathered.joint)
+
+        def loss(output: MEONOutput, places: Tensor) -> Tensor:
+            quality = output.quality.float()
+            total = losses.quality_l1(quality, scores[places])
+            if output.logits is not None and config.type_weight:
+                total = total + config.type_weight * losses.type_cross_entropy(_logits(output), labels[places])
+            if config.rank_weight:
+                total = total + config.rank_weight * losses.ranking(quality, orders[places], config.rank_margin)
+            return total
+
+        def validate(model: MEON) -> tuple[float, Mapping[str, float]]:
+            found = self.predict(model, validation)
+            known = np.isfinite(validation.score)
+            error = np.abs(found.quality[known] * unit.spread + unit.centre - validation.score[known])
+            figures = {
+                "srcc": evaluate.mean_srcc(found.quality, validation),
+                "l1": float(error.mean()) if len(error) else math.nan,
+            }
+            if found.logits is not None:
+                figures["accuracy"] = evaluate.type_accuracy(found.probabilities(), validation, classes)
+            _say("step 2", figures, len(validation))
+            # Too few pictures to rank: the error has to do; without any score, nothing tells epochs apart.
+            values = [figures["srcc"], -figures["l1"], 0.0]
+            return next(value for value in values if math.isfinite(value)), _finite(figures)
+
+        return self._step("joint", "step 2", samples, loss, validate, {"classes": list(gathered.classes)})
+
+    def predict(self, model: MEON, samples: Samples) -> evaluate.Predictions:
+        """What a model says of these pictures."""
+        return evaluate.predict(model, samples, self.loader, self.group.device, self.config.validation_crops)
+
+    def _validation(self, parts: Mapping[str, Samples]) -> Samples:
+        return evaluate.thinned(parts["validation"], self.config.validation_pictures)
+
+    def _step(
+        self, name: StepName, title: str, samples: Samples, loss: Loss, validate: Validate, describe: Mapping[str, Any]
+    ) -> Step:
+        config: StepConfig = getattr(self.config, name)
+        batches = Batches(
+            samples,
+            self.loader,
+            config.batch_size,
+            crops=config.crops,
+            seed=self.config.seed,
+            stream=("pretraining", "joint").index(name),
+            flip=self.config.flip,
+            pairs=name == "joint" and self.config.rank_weight > 0,
+            rank=self.group.rank,
+            world=self.group.world,
+        )
+        return Step(name, title, config, batches, loss, validate, describe)
+
+
+def _logits(output: MEONOutput) -> Tensor:
+    assert output.logits is not None
+    return output.logits.float()
+
+
+def _finite(figures: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
+
+
+def _say(title: str, figures: Mapping[str, float], pictures: int) -> None:
+    text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
+    print(f"{title}: {text} on {pictures} validation pictures", file=sys.stderr, flush=True)

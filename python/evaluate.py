@@ -1,0 +1,7 @@
+"""Evaluate a model on a data set from a checkout: ``python python/evaluate.py DATASET --root DIR``, as ``meon eval``."""
+
+import sys
+
+from meon_ext.cli import main
+
+sys.exit(main(["eval", *sys.argv[1:]]))

@@ -1,0 +1,300 @@
+"""Whole runs: they learn, they resume to the same bits, several processes do what one does, and the command works."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from training_runs import scene, small_settings, write_scenes
+
+from meon_ext import MEON, Scorer
+from meon_ext.cli import main
+from meon_ext.errors import ConfigError, DatasetError, TrainingError
+from meon_ext.training import config_from_mapping, optimise, resume, train
+from meon_ext.training.checkpoint import read_checkpoint, write_checkpoint
+from meon_ext.training.journal import read_log
+from meon_ext.weights_io import read_weights
+
+
+def _tensors(folder: Path) -> dict[str, Any]:
+    return read_weights(folder / "weights.safetensors").tensors
+
+
+def _assert_same_run(first: Path, second: Path) -> None:
+    assert (first / "weights.safetensors").read_bytes() == (second / "weights.safetensors").read_bytes()
+    assert (first / "result.json").read_text() == (second / "result.json").read_text()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    write_scenes(tmp_path / "pristine")
+    return tmp_path
+
+
+def test_a_run_learns_and_its_weights_score(folder: Path) -> None:
+    """Noise against blur at the strongest level: what a network that works must tell apart, and grade."""
+    step = {"epochs": 8, "batch_size": 10, "crops": 10, "clip": 1.0}
+    settings = small_settings(
+        folder, synthesis={"levels": [5]}, pretraining=step, joint=step, ema=0.9, tensorboard=True
+    )
+    result = train(config_from_mapping(settings), folder / "run")
+    log = read_log(folder / "run" / "log.jsonl")
+    for step_name in ("pretraining", "joint"):
+        loss = [line["loss"] for line in log if line["step"] == step_name and "loss" in line]
+        assert loss[-1] < 0.2 * loss[0]
+    assert result.on == "test" and result.table[0]["pictures"] == 3
+    assert "weights: " in result.summary and "gaussian_blur" in result.summary
+    assert list((folder / "run" / "tensorboard" / "joint").glob("events.*"))
+
+    weights = read_weights(folder / "run" / "weights.safetensors")
+    assert weights.classes == ("white_noise", "gaussian_blur", "pristine")
+    assert weights.score_name == "quality" and not weights.lower_is_better
+    assert weights.metadata["data"] == "synthesis" and weights.metadata["seed"] == "0"
+    protocol = json.loads(weights.metadata["protocol"])
+    assert protocol["joint"]["epochs"] == 8 and protocol["synthesis"]["pristine"] == ["pristine"]
+    assert str(folder) not in json.dumps(dict(weights.metadata))
+    seen = Scorer(weights).score(scene(0))
+    assert 0 <= seen.quality <= 100 and set(seen.probabilities) == set(weights.classes)
+    with pytest.raises(TrainingError, match="holds a run already"):
+        train(config_from_mapping(small_settings(folder)), folder / "run")
+
+
+KILLED = """
+import os, signal, sys
+from meon_ext.training import checkpoint, config_from_mapping, load_config, optimise, train
+
+write, left = optimise.write_checkpoint, [int(sys.argv[3])]
+
+def write_and_die(path, *rest):
+    write(path, *rest)
+    left[0] -= path.name == "last.safetensors"
+    if not left[0]:
+        optimise._Run._learn = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+
+optimise.write_checkpoint = write_and_die
+train(config_from_mapping(load_config(sys.argv[1])), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize(
+    ("network", "checkpoints"), [({}, 2), ({"activation": "relu", "batch_norm": True, "task": "multitask"}, 5)]
+)
+def test_a_killed_run_resumes_to_the_same_bits(folder: Path, network: dict[str, Any], checkpoints: int) -> None:
+    """kill -9 in the middle of an epoch of either step, some updates after a checkpoint."""
+    settings = small_settings(folder, network=network, ema=0.9, rank_weight=0.5, checkpoint_steps=2)
+    whole = train(config_from_mapping(settings), folder / "whole")
+    (folder / "settings.json").write_text(json.dumps(settings))
+    arguments = [sys.executable, "-c", KILLED, str(folder / "settings.json"), str(folder / "cut"), str(checkpoints)]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert not (folder / "cut" / "weights.safetensors").exists()
+    result = resume(folder / "cut")
+    _assert_same_run(folder / "whole", folder / "cut")
+    assert result.table[0]["pictures"] == whole.table[0]["pictures"]
+    assert [(e["step"], e["update"]) for e in read_log(folder / "whole" / "log.jsonl") if "loss" in e] == [
+        (e["step"], e["update"]) for e in read_log(folder / "cut" / "log.jsonl") if "loss" in e
+    ]
+    resume(folder / "cut")  # a finished run gives its result again
+    _assert_same_run(folder / "whole", folder / "cut")
+
+
+def _interrupt_after(count: int, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Send this process an interrupt in the middle of that update; returns what grows by one with each update."""
+    learn, updates = optimise._Run._learn, []
+
+    def interrupted(self: Any, *rest: Any) -> None:
+        learn(self, *rest)
+        updates.append(1)
+        if len(updates) == count:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(optimise._Run, "_learn", interrupted)
+    return updates
+
+
+def test_an_interrupted_run_writes_a_checkpoint_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = small_settings(folder)
+    train(config_from_mapping(settings), folder / "whole")
+    updates = _interrupt_after(2, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(config_from_mapping(settings), folder / "cut")
+    assert len(updates) == 2 and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    resume(folder / "cut")
+    assert len(updates) == 2 * 2 * 3  # none was done twice
+    _assert_same_run(folder / "whole", folder / "cut")
+
+
+def test_a_resumed_run_still_knows_its_best(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped after the first epoch, with a value on record that no later epoch reaches: the first stays the best."""
+    settings = small_settings(folder, pretraining={"epochs": 0}, joint={"epochs": 3, "batch_size": 4})
+    _interrupt_after(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(config_from_mapping(settings), folder / "run")
+    last = folder / "run" / "checkpoints" / "last.safetensors"
+    tensors, state = read_checkpoint(last)
+    write_checkpoint(last, tensors, {**state, "best": 2.0})
+    resume(folder / "run")
+    assert read_checkpoint(last)[1]["update"] == 9
+    assert read_checkpoint(last.with_name("best-joint.safetensors"))[1]["update"] == 3
+
+
+def test_workers_change_nothing(folder: Path) -> None:
+    for name, workers in (("none", 0), ("two", 2)):
+        settings = small_settings(folder, workers=workers, pretraining={"epochs": 0}, joint={"epochs": 1})
+        train(config_from_mapping(settings), folder / name)
+    _assert_same_weights(folder / "none", folder / "two")
+
+
+def _assert_same_weights(first: Path, second: Path) -> None:
+    a, b = _tensors(first), _tensors(second)
+    for name in a:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+TWO = """
+import sys
+from meon_ext.training import config_from_mapping, load_config, train
+train(config_from_mapping(load_config(sys.argv[1])), sys.argv[2])
+"""
+
+
+def test_two_processes_do_what_one_does(folder: Path) -> None:
+    """DistributedDataParallel over gloo. One epoch of step 2, so that rounding has not been amplified by many updates.
+
+    Adam divides a gradient by its size, so that an entry of rounding's size alone moves by the whole learning rate:
+    what is compared is the distance travelled, not single entries.
+    """
+    settings = small_settings(
+        folder, pretraining={"epochs": 1}, joint={"epochs": 1, "batch_size": 8}, rank_weight=0.5, ema=0.5
+    )
+    (folder / "settings.json").write_text(json.dumps(settings))
+    train(config_from_mapping(settings), folder / "one")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, str(folder / "settings.json"), str(folder / "two")],
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+            },
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
+    from meon_ext.training.network import new_model
+
+    start = new_model(config_from_mapping(settings).network, ("white_noise", "gaussian_blur", "pristine"), 0)
+    one, two = _tensors(folder / "one"), _tensors(folder / "two")
+    apart = np.sqrt(sum(float(((one[name] - two[name]) ** 2).sum()) for name in one))
+    gone = np.sqrt(sum(float(((one[n] - t.detach().numpy()) ** 2).sum()) for n, t in start.effective_tensors().items()))
+    assert apart < 1e-3 * gone
+
+
+@pytest.mark.parametrize("task", ["multitask", "single"])
+def test_the_other_tasks_train(folder: Path, task: str) -> None:
+    settings = small_settings(
+        folder, network={"task": task, "parametrization": "reparam"}, amp=True, deterministic=True
+    )
+    result = train(config_from_mapping(settings), folder / "run")
+    weights = read_weights(folder / "run" / "weights.safetensors")
+    assert weights.architecture.task == task and not torch.are_deterministic_algorithms_enabled()
+    assert (result.table[0]["accuracy"] != result.table[0]["accuracy"]) is (task == "single")
+    steps = {line["step"] for line in read_log(folder / "run" / "log.jsonl")}
+    assert steps == ({"joint"} if task == "single" else {"pretraining", "joint"})
+
+
+def test_step_2_alone_begins_with_another_run_s_step_1(folder: Path) -> None:
+    first = train(config_from_mapping(small_settings(folder, joint={"epochs": 0})), folder / "first")
+    assert first.weights is None and "for --pretrained: " in first.summary
+    checkpoint = folder / "first" / "checkpoints" / "best-pretraining.safetensors"
+    train(config_from_mapping(small_settings(folder, pretrained=str(checkpoint))), folder / "second")
+    train(config_from_mapping(small_settings(folder)), folder / "whole")
+    _assert_same_weights(folder / "second", folder / "whole")
+    with pytest.raises(ConfigError, match="pretrained: gone is not there"):
+        train(config_from_mapping(small_settings(folder, pretrained="gone")), folder / "third")
+
+
+def test_nothing_is_trained_when_pictures_are_missing(folder: Path) -> None:
+    (folder / "set.csv").write_text(
+        "path,mos,distortion\n" + "".join(f"pristine/{n}.png,{i},jpeg\n" for i, n in enumerate("abcde"))
+    )
+    for name in "bd":
+        (folder / "pristine" / f"{name}.png").unlink()
+    settings = small_settings(folder, data=[{"name": "csv", "root": str(folder / "set.csv")}])
+    with pytest.raises(DatasetError, match=r"(?s)b\.png.*d\.png"):
+        train(config_from_mapping(settings), folder / "run")
+    assert not (folder / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(folder: Path) -> None:
+    settings = small_settings(
+        folder, joint={"epochs": 3, "learning_rate": 0.9}, type_weight=1e38, pretraining={"epochs": 0}
+    )
+    with pytest.raises(TrainingError, match=r"the loss is (nan|inf) at update \d+; lower joint.learning_rate"):
+        train(config_from_mapping(settings), folder / "run")
+
+
+def test_the_command(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "settings.json").write_text(json.dumps(small_settings(folder)))
+    out = str(folder / "run")
+    arguments = ["--config", str(folder / "settings.json"), "--epochs", "1", "--batch-size", "2", "--lr", "1e-4"]
+    arguments += ["--types", "jpeg", "--classes", "pristine,jpeg", "--seed", "3", "--set", "joint.warmup=0.5"]
+    assert main(["train", *arguments, "--out", out]) == 0
+    text = capsys.readouterr().out
+    assert "types right" in text and f"weights: {out}/weights.safetensors" in text and f"run: {out}\n" in text
+    saved = json.loads((folder / "run" / "config.json").read_text())
+    assert (saved["joint"]["epochs"], saved["joint"]["batch_size"], saved["joint"]["learning_rate"]) == (1, 2, 1e-4)
+    assert (saved["seed"], saved["split"]["seed"], saved["joint"]["warmup"]) == (3, 3, 0.5)
+    assert MEON.from_pretrained(folder / "run" / "weights.safetensors").classes == ("pristine", "jpeg")
+    assert main(["train", "--resume", "--out", out]) == 0
+    assert f"weights: {out}/weights.safetensors" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--resume"], "--resume needs --out"),
+        (["--resume", "--out", "x", "--lr", "1"], "leave out --lr"),
+        (["--resume", "--out", "nowhere"], "nowhere/config.json: cannot be read"),
+        (["--data", "live"], "--data and --root belong together"),
+        (["--config", "gone.toml"], "gone.toml: cannot be read"),
+        (["--pristine", "gone", "--set", "joint.epoch=1"], "arguments: unknown setting 'epoch' of joint"),
+        (["--pristine", "gone", "--device", "tpu"], "device must be auto, cpu or cuda[:N], got 'tpu'"),
+        (["--pristine", "gone"], "gone"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("meon train: error: ") and message in error
+
+
+def test_without_arguments_it_is_the_demonstration(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("skimage")
+    from meon_ext.cli import train as command
+    from meon_ext.cli._main import _parser
+
+    found = config_from_mapping(command.settings(_parser().parse_args(["train", "--epochs", "2"])))
+    assert len(found.synthesis.pristine) == 10 and all(Path(p).is_file() for p in found.synthesis.pristine)
+    assert (found.pretraining.epochs, found.joint.epochs) == (2, 2)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["train"]) == 2

@@ -1,0 +1,151 @@
+"""What a run learns from: pristine pictures to distort, data sets, several of them, teachers; and what is missing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from training_runs import small_settings, write_scenes
+
+from meon_ext.errors import ConfigError, DatasetError, MeonError
+from meon_ext.training import config_from_mapping
+from meon_ext.training.samples import Kind, gather
+
+PARTS = ("training", "validation", "test")
+
+
+def _gather(tmp_path: Path, **changes: Any) -> Any:
+    return gather(config_from_mapping(small_settings(tmp_path, **changes)))
+
+
+@pytest.fixture
+def scored(tmp_path: Path) -> Path:
+    """A CSV of DMOS: five scenes (as references), each with jpeg at two levels and one of unknown type."""
+    write_scenes(tmp_path / "pristine")
+    rows = ["# score_name: DMOS", "# scale: 0 80", "path,dmos,distortion,level,reference"]
+    for i, name in enumerate("abcde"):
+        for kind in ("x", "y", "z"):
+            write_scenes(tmp_path / "set", (f"{name}{kind}",))
+        rows += [
+            f"set/{name}x.png,{20 + i},jpeg,1,pristine/{name}.png",
+            f"set/{name}y.png,{60 + i},jpeg,5,pristine/{name}.png",
+            f"set/{name}z.png,{40 + i},,,pristine/{name}.png",
+        ]
+    path = tmp_path / "set.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def test_pristine_pictures_become_types_and_levels(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "pristine")
+    gathered = _gather(tmp_path, synthesis={"variants": 2})
+    assert gathered.kinds == (
+        *(Kind("white_noise", 1), Kind("white_noise", 5), Kind("gaussian_blur", 1), Kind("gaussian_blur", 5)),
+        Kind("pristine", 0),
+    )
+    assert gathered.classes == ("white_noise", "gaussian_blur", "pristine")
+    assert (gathered.score_name, gathered.scale, gathered.higher_is_better) == ("quality", (0.0, 100.0), True)
+    scenes = {}
+    for part, count in zip(PARTS, (3, 1, 1), strict=True):
+        samples = gathered.pretraining[part]
+        assert len(samples) == count * 5 * 2
+        scenes[part] = {Path(p.path).name for p in samples.pictures}
+        np.testing.assert_array_equal(samples.score, 100 - 16 * samples.level)
+        assert {p.variant for p in samples.pictures} == {0, 1}
+        for i, picture in enumerate(samples.pictures):
+            assert (picture.distortion, picture.level) == (samples.distortion[i], samples.level[i])
+    assert not scenes["training"] & scenes["validation"] and not scenes["training"] & scenes["test"]
+    assert set.union(*scenes.values()) == {f"{n}.png" for n in "abcde"}
+    assert set(_gather(tmp_path, by_level=False).kinds) == {Kind(n) for n in gathered.classes}
+
+
+def test_a_data_set_keeps_its_own_unit(tmp_path: Path, scored: Path) -> None:
+    gathered = _gather(tmp_path, data=[{"name": "csv", "root": str(scored), "repeat": 2}])
+    assert (gathered.score_name, gathered.scale, gathered.higher_is_better) == ("DMOS", (0.0, 80.0), False)
+    assert gathered.classes == ("white_noise", "gaussian_blur", "jpeg", "pristine")
+    training = gathered.joint["training"]
+    assert len(training) == 3 * 4 and (training.repeat == 2).all()
+    assert {p.variant for p in training.pictures} == {-1}
+    by_type = {name: training.score[training.distortion == name] for name in ("jpeg", "", "pristine")}
+    assert (by_type["pristine"] == 0).all()  # a difference score of a picture to itself
+    assert len(by_type["jpeg"]) == 6 and len(by_type[""]) == 3
+    assert len(gathered.pretraining["training"]) == 3 * 5
+    pairs = [training.pair[training.distortion == "jpeg"][i : i + 2] for i in (0, 2, 4)]
+    assert all(a == b for a, b in pairs) and len({int(a) for a, _ in pairs}) == 3
+
+
+def test_several_sets_share_one_scale(tmp_path: Path, scored: Path) -> None:
+    gathered = _gather(
+        tmp_path,
+        data=[{"name": "csv", "root": str(scored)}],
+        synthesis={"joint": True, "repeat": 4},
+        classes=["jpeg", "pristine"],
+    )
+    assert (gathered.score_name, gathered.scale, gathered.higher_is_better) == ("quality", (0.0, 100.0), True)
+    training = gathered.joint["training"]
+    own = training.source == 0
+    assert own.sum() == 12 and (~own).sum() == 15 and (training.repeat[~own] == 4).all()
+    jpeg = training.score[own & (training.distortion == "jpeg")]
+    assert set(np.round(jpeg)) <= set(np.round(100 * (80 - np.array([*range(20, 25), *range(60, 65)])) / 80))
+    assert (training.score[own & (training.distortion == "pristine")] == 100).all()
+    assert gathered.classes == ("jpeg", "pristine")
+    assert (training.labels([Kind(n) for n in gathered.classes])[~own & (training.level > 0)] == -1).all()
+
+
+def test_a_teacher_scores_what_is_made(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "pristine")
+    teacher = tmp_path / "teacher.csv"
+    kinds = [("pristine", 0), *((t, level) for t in ("white_noise", "gaussian_blur") for level in (1, 5))]
+    rows = [f"{n}.png,{t},{level},{50 + 7 * i + level}" for i, n in enumerate("abcde") for t, level in kinds]
+    teacher.write_text("image,distortion,level,score\n" + "\n".join(rows) + "\n")
+    samples = _gather(tmp_path, synthesis={"scores": str(teacher)}).joint["training"]
+    expected = [50 + 7 * "abcde".index(Path(p.path).stem) + p.level for p in samples.pictures]
+    np.testing.assert_array_equal(samples.score, expected)
+    teacher.write_text("image,distortion,level,score\n" + "\n".join(rows[1:-1]) + "\n")
+    with pytest.raises(
+        DatasetError, match=r"2 pictures have no score:\n  a.png, pristine, level 0\n  e.png, gaussian_bl"
+    ):
+        _gather(tmp_path, synthesis={"scores": str(teacher)})
+    with pytest.raises(DatasetError, match=r"no column score"):
+        teacher.write_text("image,distortion,level\na.png,white_noise,1\n")
+        _gather(tmp_path, synthesis={"scores": str(teacher)})
+    for wrong in ("a.png,white_noise,x,50", "a.png,white_noise,6,50", "a.png,white_noise,1,101", "a.png,jpeg,1,"):
+        teacher.write_text(f"image,distortion,level,score\n{wrong}\n")
+        with pytest.raises(DatasetError, match=r"teacher\.csv, line 2: "):
+            _gather(tmp_path, synthesis={"scores": str(teacher)})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"synthesis": {"types": ["jpg"]}}, "no type is called 'jpg'; there are"),
+        ({"data": [{"name": "lives", "root": "x"}]}, "no data set is called 'lives'; there are"),
+        ({"data": [{"name": "csv", "root": "gone.csv"}]}, "gone.csv"),
+        ({"classes": ["white_noise", "smoke"]}, "no picture of the data is 'smoke'"),
+        ({"split": {"training": 0.98, "validation": 0.01, "test": 0.01}, "synthesis": {"pristine": ["one"]}}, "one"),
+    ],
+)
+def test_data_that_do_not_fit_are_named(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    write_scenes(tmp_path / "pristine")
+    with pytest.raises(MeonError, match=message):
+        _gather(tmp_path, **changes)
+
+
+def test_without_types_there_is_only_the_single_task(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "photos")
+    path = tmp_path / "mos.csv"
+    path.write_text("path,mos\n" + "".join(f"photos/{n}.png,{i}\n" for i, n in enumerate("abcde")))
+    changes = {"data": [{"name": "csv", "root": str(path)}], "synthesis": {"pristine": []}}
+    with pytest.raises(ConfigError, match=r"set network\.task to 'single'"):
+        _gather(tmp_path, **changes)
+    gathered = _gather(tmp_path, **changes, network={"task": "single"})
+    assert gathered.classes == () and gathered.scale == (0.0, 4.0)
+
+
+def test_two_pictures_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("p", "q"):
+        write_scenes(tmp_path / folder)
+    with pytest.raises(DatasetError, match=r"another pristine folder has a a\.png too"):
+        _gather(tmp_path, synthesis={"pristine": [str(tmp_path / "p"), str(tmp_path / "q")]})
