@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from meon_ext._version import __version__
-from meon_ext.cli import ablation, convert, demo, eval, info, score, train
 from meon_ext.cli._rows import printable
 from meon_ext.errors import MeonError
 
+# Modules of this package, in the order of the help.
+_COMMANDS = ("score", "eval", "demo", "train", "ablation", "convert", "info")
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130  # as shells report the death by SIGINT and by SIGPIPE
 _EXIT_BROKEN_PIPE = 141
@@ -19,8 +21,9 @@ _EXIT_BROKEN_PIPE = 141
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``meon`` with these arguments (those of the process by default) and return its exit code."""
+    argv = sys.argv[1:] if argv is None else argv
     try:
-        arguments = _parser().parse_args(argv)
+        arguments = _parser(argv).parse_args(argv)
     except SystemExit as stop:  # argparse has printed the help or what is wrong
         return int(stop.code or 0)
     try:
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _EXIT_BROKEN_PIPE
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="meon",
         description="Blind image quality assessment: how good a photograph looks, 0 (worst) to 100 (best), and what "
@@ -45,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"meon_ext {__version__}")
     # Without prog, argparse formats one and imports shutil for it, which takes longer than scoring a small picture.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="meon")
-    for command in (score, eval, demo, train, ablation, convert, info):
-        command.add_parser(commands)
+    # The others' modules and parsers would take longer than scoring a small picture.
+    for name in (argv[0],) if argv and argv[0] in _COMMANDS else _COMMANDS:
+        importlib.import_module(f"meon_ext.cli.{name}").add_parser(commands)
     return parser
