@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from meon_ext import ops, reference
 from meon_ext._native import core
 from meon_ext.cli.demo import untrained_weights
 from meon_ext.model import MEON, MEONOutput
@@ -87,6 +88,25 @@ def stage_cases(crops: int) -> tuple[StageCase, ...]:
             cases.append(StageCase(model.architecture.stages[i], x, (weight, bias, beta, gamma)))
             x = stage(x)
     return tuple(cases)
+
+
+class OtherShape(NamedTuple):
+    """A convolution with GDN behind it as learned image compression has them (Ballé, Laparra and Simoncelli, ICLR
+    2017), and one with a pool."""
+
+    batch: int
+    channels: int  # in and out
+    side: int
+    kernel: int
+    stride: int
+    pool: int
+
+    def __str__(self) -> str:
+        sides = f"{self.batch} x {self.channels} x {self.side} x {self.side}"
+        return f"{sides}, {self.kernel} x {self.kernel} / {self.stride}, pool {self.pool}"
+
+
+OTHER_SHAPES = (OtherShape(4, 128, 64, 5, 2, 1), OtherShape(1, 192, 64, 5, 2, 1), OtherShape(4, 192, 32, 3, 1, 2))
 
 
 # --- networks -----------------------------------------------------------------------------------------------------
@@ -191,6 +211,29 @@ def reference_photo(
         return torch.cat([forward(crops) for crops in cut])
 
     return inference(run)
+
+
+def other_stage(shape: OtherShape, ours: bool, way: Way, gradients: bool, backend: str = "inductor") -> Run:
+    """``conv_gdn_pool`` over x as the way lays it out; with gradients, of x and of all parameters."""
+    generator = torch.Generator().manual_seed(0)
+    channels, kernel = shape.channels, shape.kernel
+    x = torch.randn(shape.batch, channels, shape.side, shape.side, generator=generator)
+    weight = torch.randn(channels, channels, kernel, kernel, generator=generator) / (channels * kernel**2) ** 0.5
+    bias = 0.1 * torch.randn(channels, generator=generator)
+    _, beta, gamma = gdn_input((1, channels))
+    function: Callable[..., Tensor] = ops.conv_gdn_pool if ours else plain(reference.conv_gdn_pool, way, backend)
+    inputs = [laid_out(x, way), weight if ours else laid_out(weight, way), bias, beta, gamma]
+    options = (shape.stride, kernel // 2, shape.pool)
+    if not gradients:
+        return inference(function, *inputs, *options)
+    for tensor in inputs:
+        tensor.requires_grad_()
+    grad = torch.ones_like(function(*inputs, *options))
+
+    def run() -> Tensor:
+        return torch.autograd.grad(function(*inputs, *options), inputs, grad)[0]
+
+    return run
 
 
 def training_step(model: MEON, way: Way = "eager", batch: int = TRAINING_BATCH, backend: str = "inductor") -> Run:

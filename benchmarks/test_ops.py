@@ -8,7 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from cases import WAYS, StageCase, Way, gdn_input, inference, laid_out, plain, separate_crops, stage_cases
+from cases import (
+    OTHER_SHAPES,
+    WAYS,
+    OtherShape,
+    StageCase,
+    Way,
+    gdn_input,
+    inference,
+    laid_out,
+    other_stage,
+    plain,
+    separate_crops,
+    stage_cases,
+)
 from conftest import Measure
 from meon_ext import ops, reference
 from pictures import photograph
@@ -80,6 +93,16 @@ def test_conv_gdn_pool(measure: Measure, inductor: str, stage: int, contender: s
     case = stage_cases(CROPS)[stage - 1]
     expected = _stage(case, "eager", inductor)
     measure(f"conv_gdn_pool, stage {stage}, {CROPS} crops", lambda: _stage(case, contender, inductor), expected)
+
+
+@pytest.mark.parametrize("contender", CONTENDERS)
+@pytest.mark.parametrize("gradients", (False, True), ids=("forward", "forward and backward"))
+@pytest.mark.parametrize("shape", OTHER_SHAPES, ids=str)
+def test_other_shapes(measure: Measure, inductor: str, shape: OtherShape, gradients: bool, contender: str) -> None:
+    way: Way = "eager" if contender == "ours" else contender  # type: ignore[assignment]
+    group = f"conv_gdn_pool {shape}{' with gradients' if gradients else ''}"
+    expected = other_stage(shape, False, "eager", gradients)
+    measure(group, lambda: other_stage(shape, contender == "ours", way, gradients, inductor), expected)
 
 
 def _first_stage_of_crops(contender: str, inductor: str) -> Run:

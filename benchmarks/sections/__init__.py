@@ -13,6 +13,7 @@ SECTIONS: dict[str, Callable[[Settings], list[Row]]] = {
     "image": network.image,
     "train": network.train,
     "gdn": ops.gdn,
+    "shapes": ops.shapes,
     "peak": ops.peak,
     "memory": process.memory,
     "startup": process.startup,

@@ -6,12 +6,15 @@ import torch
 
 from cases import (
     FORWARD_CROPS,
+    OTHER_SHAPES,
     WAYS,
+    OtherShape,
     Way,
     core_forward,
     gdn_input,
     inference,
     laid_out,
+    other_stage,
     plain,
     separate_crops,
     stage_cases,
@@ -42,6 +45,31 @@ def _gdn(settings: Settings, shape: tuple[int, ...]) -> list[Row]:
 
         contenders[way] = make
     return race(f"gdn {shape}", "ms", milliseconds, contenders, settings.effort, same=WAYS)
+
+
+def shapes(settings: Settings) -> list[Row]:
+    """conv_gdn_pool of shapes other than MEON's, forward and with gradients."""
+    return [row for shape in OTHER_SHAPES for gradients in (False, True) for row in _shape(settings, shape, gradients)]
+
+
+def _shape(settings: Settings, shape: OtherShape, gradients: bool) -> list[Row]:
+    contenders: dict[str, Make] = {}
+    layouts: tuple[tuple[str, Way], ...] = (("ours", "eager"), ("ours, channels_last", "eager channels_last"))
+    for name, layout in layouts:
+
+        def ours(layout: Way = layout) -> Run:
+            return other_stage(shape, True, layout, gradients)
+
+        contenders[name] = ours
+    for way in WAYS:
+
+        def make(way: Way = way) -> Run:
+            return other_stage(shape, False, way, gradients, settings.inductor)
+
+        contenders[way] = make
+    same = list(contenders)[1:]
+    name = f"conv_gdn_pool {shape}{', forward and backward' if gradients else ''}"
+    return race(name, "ms", milliseconds, contenders, settings.effort, same=same)
 
 
 def peak(settings: Settings) -> list[Row]:
