@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 
@@ -68,6 +69,12 @@ def _batches(boxes: NDArray[np.int64], batch_size: int | None) -> list[NDArray[n
     return [boxes[start : start + batch_size] for start in range(0, len(boxes), batch_size)]
 
 
+def _in_data_loader_worker() -> bool:
+    """Whether this process is one of several that a DataLoader of torch's has started. Imports no torch."""
+    data = sys.modules.get("torch.utils.data")
+    return data is not None and data.get_worker_info() is not None
+
+
 class CoreBackend:
     """The torch-free C++ core on the CPU."""
 
@@ -81,9 +88,11 @@ class CoreBackend:
 
     def forward_crops(self, pixels: NDArray[np.uint8], boxes: NDArray[np.int64]) -> Answers:
         batches = _batches(boxes, self._batch_size)
+        # Several workers with a thread for each processor would only get in each other's way.
+        threads = self._threads or (1 if _in_data_loader_worker() else 0)
         if len(batches) == 1:
-            return cast(Answers, self._network.forward_crops(pixels, boxes, self._threads))
-        raw, probabilities = zip(*(self._network.forward_crops(pixels, b, self._threads) for b in batches), strict=True)
+            return cast(Answers, self._network.forward_crops(pixels, boxes, threads))
+        raw, probabilities = zip(*(self._network.forward_crops(pixels, b, threads) for b in batches), strict=True)
         return np.concatenate(raw), np.concatenate(probabilities)
 
 
