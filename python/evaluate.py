@@ -1,4 +1,4 @@
-"""Evaluate a model on a data set from a checkout: ``python python/evaluate.py DATASET --root DIR``, as ``meon eval``."""
+"""Evaluate a model on a data set from a checkout: ``python python/evaluate.py DATASET --root DIR`` (``meon eval``)."""
 
 import sys
 

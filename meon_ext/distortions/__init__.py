@@ -1,7 +1,7 @@
-"""Synthetic distortions of photographs: every type of TID2013 and KADID-10k, and WebP and AVIF, at five levels each.
+"""Synthetic distortions of photographs: all types of TID2013 and KADID-10k, WebP and AVIF, at five levels each.
 
 ``TYPES`` describes them, ``distort`` makes them; docs/distortions.md has the whole table. Pictures are uint8
-``(H, W, 3)`` RGB arrays of any size. Importing this imports NumPy only; SciPy and Pillow follow where a type needs them.
+``(H, W, 3)`` RGB arrays of any size. Importing this imports NumPy only, SciPy and Pillow where a type needs them.
 """
 
 from meon_ext.distortions._registry import CLASSIC, LEVELS, TYPES, DistortionType, available, distort

@@ -40,10 +40,13 @@ def jitter(pixels: Pixels, sigma: float, random: np.random.Generator) -> Floats:
     return np.stack(channels, 2)
 
 
-def pixelate(pixels: Pixels, scale: float, random: np.random.Generator) -> Pixels:
-    """Shrunk to this scale and enlarged again, both by nearest neighbour."""
-    rows, columns = (_nearest(side, scale) for side in pixels.shape[:2])
-    return pixels[rows[:, None], columns]
+def pixelate(pixels: Pixels, side: float, random: np.random.Generator) -> Pixels:
+    """Cells of this side filled with their mean."""
+    from PIL import Image
+
+    image = Image.fromarray(pixels)
+    small = image.resize([max(1, round(whole / side)) for whole in image.size], Image.Resampling.BOX)
+    return np.asarray(small.resize(image.size, Image.Resampling.NEAREST))
 
 
 def sharpen(pixels: Pixels, amount: float, random: np.random.Generator) -> Floats:
@@ -76,11 +79,4 @@ def line(length: float, angle: float) -> NDArray[np.float64]:
         for right in (0, 1):
             weight = np.abs(1 - down - (y - row)) * np.abs(1 - right - (x - column))
             np.add.at(kernel, (row + down, column + right), weight)
-    return kernel / kernel.sum()
-
-
-def _nearest(side: int, scale: float) -> NDArray[np.intp]:
-    """For each place along a side, the place whose value it takes."""
-    small = max(1, round(side * scale))
-    cell = (np.arange(side) * small) // side
-    return np.asarray(((cell + 0.5) * side / small).astype(np.intp))
+    return np.asarray(kernel / kernel.sum())

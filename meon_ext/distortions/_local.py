@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from meon_ext.distortions._planes import (
     Floats,
@@ -84,10 +85,10 @@ def sparse_sampling(pixels: Pixels, share: float, random: np.random.Generator) -
     return from_ycc(_reconstructed(planes, guess, kept))
 
 
-def _reconstructed(planes: Floats, guess: Floats, kept: object) -> Floats:
+def _reconstructed(planes: Floats, guess: Floats, kept: NDArray[np.bool_]) -> Floats:
     height, width = planes.shape[1:]
     for threshold, (top, left) in zip(_THRESHOLDS, _GRIDS, strict=True):
-        guess = np.where(kept, planes, guess)  # type: ignore[arg-type]
+        guess = np.where(kept, planes, guess)
         coefficients = block_dct(pad_to_blocks(guess, _RECONSTRUCTION_BLOCK, top, left), _RECONSTRUCTION_BLOCK)
         coefficients *= np.abs(coefficients) >= threshold
         guess = inverse_block_dct(coefficients, _RECONSTRUCTION_BLOCK)[:, top : top + height, left : left + width]

@@ -115,7 +115,8 @@ def denoised(pixels: Pixels, sigma: float, random: np.random.Generator) -> Float
         coefficients *= np.abs(coefficients) >= threshold
         coefficients[:, ::_DENOISING_BLOCK, ::_DENOISING_BLOCK] = means
         total += inverse_block_dct(coefficients, _DENOISING_BLOCK)[:, top : top + height, left : left + width]
-    return np.moveaxis(total / len(_DENOISING_GRIDS), 0, 2)
+    total *= np.float32(1 / len(_DENOISING_GRIDS))
+    return np.moveaxis(total, 0, 2)
 
 
 def _normal(shape: tuple[int, ...], sigma: float, random: np.random.Generator) -> Floats:

@@ -62,7 +62,7 @@ def from_lab(lab: Floats) -> Floats:
 def _linear_light() -> Floats:
     value = np.arange(256) / 255
     light = np.where(value > 0.04045, ((value + 0.055) / 1.055) ** 2.4, value / 12.92)
-    return light.astype(np.float32)
+    return np.asarray(light, np.float32)
 
 
 @lru_cache(maxsize=4)
@@ -71,11 +71,11 @@ def _dct_matrix(size: int) -> Floats:
     frequency, place = np.mgrid[:size, :size]
     matrix = np.cos(np.pi * frequency * (2 * place + 1) / (2 * size)) * np.sqrt(2 / size)
     matrix[0] /= np.sqrt(2)
-    return matrix.astype(np.float32)
+    return np.asarray(matrix, np.float32)
 
 
 def block_dct(planes: Floats, size: int) -> Floats:
-    """Orthonormal DCT of the blocks: (C, H, W) with H and W multiples of size, each coefficient in its block's place."""
+    """Orthonormal DCT of the blocks: (C, H, W), H and W multiples of size, each coefficient in its block's place."""
     return _block_product(planes, _dct_matrix(size))
 
 
@@ -107,7 +107,7 @@ def blur(pixels: NDArray[np.generic], sigma: float) -> Floats:
 
 
 def convolve(pixels: Pixels, kernel: NDArray[np.float64]) -> Floats:
-    """Each channel with a kernel of odd sides, mirrored at the borders, by FFT: large kernels cost no more than small ones."""
+    """Each channel with a kernel of odd sides, mirrored at the borders, by FFT: a large kernel costs no more."""
     from scipy.fft import irfft2, next_fast_len, rfft2
 
     above, before = kernel.shape[0] // 2, kernel.shape[1] // 2

@@ -20,9 +20,11 @@ Apply = Callable[[NDArray[np.uint8], float, np.random.Generator], "NDArray[np.ui
 LEVELS = (1, 2, 3, 4, 5)
 CLASSIC = ("jpeg2000", "jpeg", "white_noise", "gaussian_blur")
 
-_TID2013 = "Ponomarenko et al. 2015 (TID2013)"
-_KADID = "Lin et al. 2019 (KADID-10k)"
-_LEVELS_OWN = "levels: own"
+_TID2013 = "Ponomarenko et al., Image database TID2013, Signal Processing: Image Communication 30, 2015"
+_KADID10K = "Lin, Hosu and Saupe, KADID-10k, QoMEX 2019"
+_OWN_LEVELS = "levels chosen here, so that damage grows evenly from slight to severe"
+_TID2013_LEVELS = "levels at about the PSNR that TID2013 aims for"
+_KADID10K_LEVELS = "levels of KADID-10k's published code"
 _TID2013_LADDER = (33, 30, 27, 24, 21)
 _PSNR = "PSNR before clipping, dB"
 
@@ -50,46 +52,180 @@ def _table(*types: DistortionType) -> Mapping[str, DistortionType]:
     return MappingProxyType({type.name: type for type in types})
 
 
+def _type_of(
+    name: str,
+    title: str,
+    tid2013: int | None,
+    kadid10k: int | None,
+    parameter: str,
+    levels: tuple[float, float, float, float, float],
+    apply: Apply,
+    levels_from: str = _OWN_LEVELS,
+) -> DistortionType:
+    sets = [f"{_TID2013}, type {tid2013}"] * (tid2013 is not None) + [f"{_KADID10K}, type {kadid10k}"] * (
+        kadid10k is not None
+    )
+    definition = " and ".join(sets) or "the codec in Pillow"
+    return DistortionType(name, title, tid2013, kadid10k, f"{definition}; {levels_from}", parameter, levels, apply)
+
+
 TYPES: Mapping[str, DistortionType] = _table(
-    DistortionType("white_noise", "White noise", 1, 11, "S", "standard deviation, grey levels", (6, 12, 24, 44, 80), _noise.white),
-    DistortionType("colour_noise", "Noise mostly in colour", 2, 12, "S", _PSNR, _TID2013_LADDER, _noise.colour),
-    DistortionType("correlated_noise", "Spatially correlated noise", 3, None, "S", _PSNR, _TID2013_LADDER, _noise.correlated),
-    DistortionType("masked_noise", "Masked noise", 4, None, "S", _PSNR, _TID2013_LADDER, _noise.masked),
-    DistortionType("high_frequency_noise", "High-frequency noise", 5, None, "S", _PSNR, (33, 29, 25, 21, 17), _noise.high_frequency),
-    DistortionType("impulse_noise", "Impulse noise", 6, 13, "S", "share of the samples", (0.004, 0.008, 0.016, 0.032, 0.064), _noise.impulse),
-    DistortionType("quantisation", "Quantisation", 7, 22, "S", "values per channel", (20, 13, 9, 6, 4), _tone.quantise),
-    DistortionType("gaussian_blur", "Gaussian blur", 8, 1, "S", "standard deviation, pixels", (0.6, 1.1, 2.0, 3.6, 6.5), _blur.gaussian),
-    DistortionType("denoising", "Denoising", 9, 15, "S", "standard deviation of the noise that was there, grey levels", (6, 12, 20, 35, 60), _noise.denoised),
-    DistortionType("jpeg", "JPEG", 10, 10, "S", "quality", (60, 30, 15, 8, 4), _codecs.jpeg),
-    DistortionType("jpeg2000", "JPEG 2000", 11, 9, "S", "compression ratio", (20, 40, 80, 160, 320), _codecs.jpeg2000),
-    DistortionType("jpeg_transmission", "JPEG transmission errors", 12, None, "S", "share of the restart intervals", (0.005, 0.015, 0.04, 0.1, 0.25), _transmission.jpeg),
-    DistortionType("jpeg2000_transmission", "JPEG 2000 transmission errors", 13, None, "S", "share of the code blocks", (0.03, 0.07, 0.15, 0.3, 0.6), _transmission.jpeg2000),
-    DistortionType("pattern_shift", "Non-eccentricity pattern", 14, 20, "S", "patches of 16 x 16 on 512 x 384 pixels", (20, 40, 60, 80, 100), _local.pattern_shift),
-    DistortionType("local_blocks", "Local block-wise distortions", 15, None, "S", "grey levels", (15, 30, 50, 75, 110), _local.local_blocks),
-    DistortionType("mean_shift", "Mean shift", 16, 18, "S", "grey levels", (-8, 14, -22, 32, -44), _tone.mean_shift),
-    DistortionType("contrast_change", "Contrast change", 17, 25, "S", "gain", (0.88, 1.2, 0.68, 1.55, 0.35), _tone.contrast),
-    DistortionType("saturation_change", "Change of saturation", 18, None, "S", "factor", (0.65, 0.5, 0.3, 0, -0.4), _tone.saturation),
-    DistortionType("multiplicative_noise", "Multiplicative noise", 19, 14, "S", "relative", (0.05, 0.08, 0.12, 0.18, 0.28), _noise.multiplicative),
-    DistortionType("comfort_noise", "Comfort noise", 20, None, "S", "step, grey levels", (15, 30, 50, 80, 130), _noise.comfort),
-    DistortionType("noisy_compression", "Lossy compression of a noisy picture", 21, None, "S", "noise, grey levels", (5, 8, 13, 20, 32), _noise.compressed),
-    DistortionType("colour_quantisation", "Colour quantisation with dither", 22, 6, "S", "colours", (64, 32, 16, 8, 4), _tone.dithered_palette),
-    DistortionType("chromatic_aberration", "Chromatic aberration", 23, None, "S", "displacement, pixels", (1, 2, 3, 4, 6), _tone.chromatic_aberration),
-    DistortionType("sparse_sampling", "Sparse sampling and reconstruction", 24, None, "S", "share of the pixels", (0.7, 0.5, 0.32, 0.2, 0.1), _local.sparse_sampling),
-    DistortionType("lens_blur", "Lens blur", None, 2, "S", "radius, pixels", (1, 2, 4, 6, 8), _blur.lens),
-    DistortionType("motion_blur", "Motion blur", None, 3, "S", "length, pixels", (3, 6, 10, 15, 22), _blur.motion),
-    DistortionType("colour_diffusion", "Colour diffusion", None, 4, "S", "amount", (1, 3, 6, 8, 12), _tone.colour_diffusion),
-    DistortionType("colour_shift", "Colour shift", None, 5, "S", "pixels", (1, 3, 6, 8, 12), _tone.colour_shift),
-    DistortionType("desaturation", "Colour saturation 1 (HSV)", None, 7, "S", "factor", (0.6, 0.4, 0.2, 0, -0.4), _tone.hsv_saturation),
-    DistortionType("oversaturation", "Colour saturation 2 (Lab)", None, 8, "S", "factor", (1.4, 2, 3, 5, 8), _tone.lab_saturation),
-    DistortionType("brighten", "Brighten", None, 16, "S", "amount", (0.1, 0.2, 0.4, 0.7, 1.1), _tone.brightness),
-    DistortionType("darken", "Darken", None, 17, "S", "amount", (-0.05, -0.1, -0.2, -0.4, -0.8), _tone.brightness),
-    DistortionType("jitter", "Jitter", None, 19, "S", "pixels", (0.25, 0.5, 0.9, 1.5, 2.5), _blur.jitter),
-    DistortionType("pixelate", "Pixelate", None, 21, "S", "scale", (0.89, 0.78, 0.70, 0.57, 0.29), _blur.pixelate),
-    DistortionType("colour_block", "Colour blocks", None, 23, "S", "blocks of 32 x 32 on 512 x 384 pixels", (2, 4, 6, 8, 10), _local.colour_blocks),
-    DistortionType("sharpen", "Over-sharpening", None, 24, "S", "amount", (1, 2, 3, 6, 12), _blur.sharpen),
-    DistortionType("webp", "WebP", None, None, "S", "quality", (60, 35, 20, 10, 1), _codecs.webp),
-    DistortionType("avif", "AVIF", None, None, "S", "quality", (50, 35, 22, 12, 4), _codecs.avif),
-)  # fmt: skip
+    _type_of("white_noise", "White noise", 1, 11, "standard deviation, grey levels", (6, 12, 24, 44, 80), _noise.white),
+    _type_of("colour_noise", "Noise mostly in colour", 2, 12, _PSNR, _TID2013_LADDER, _noise.colour, _TID2013_LEVELS),
+    _type_of(
+        "correlated_noise",
+        "Spatially correlated noise",
+        3,
+        None,
+        _PSNR,
+        _TID2013_LADDER,
+        _noise.correlated,
+        _TID2013_LEVELS,
+    ),
+    _type_of("masked_noise", "Masked noise", 4, None, _PSNR, _TID2013_LADDER, _noise.masked, _TID2013_LEVELS),
+    _type_of(
+        "high_frequency_noise", "High-frequency noise", 5, None, _PSNR, (33, 29, 25, 21, 17), _noise.high_frequency
+    ),
+    _type_of(
+        "impulse_noise",
+        "Impulse noise",
+        6,
+        13,
+        "share of the samples",
+        (0.004, 0.008, 0.016, 0.032, 0.064),
+        _noise.impulse,
+    ),
+    _type_of("quantisation", "Quantisation", 7, 22, "values per channel", (20, 13, 9, 6, 4), _tone.quantise),
+    _type_of(
+        "gaussian_blur", "Gaussian blur", 8, 1, "standard deviation, pixels", (0.6, 1.1, 2.0, 3.6, 6.5), _blur.gaussian
+    ),
+    _type_of(
+        "denoising",
+        "Denoising",
+        9,
+        15,
+        "standard deviation of the noise that was there, grey levels",
+        (6, 12, 20, 35, 60),
+        _noise.denoised,
+    ),
+    _type_of("jpeg", "JPEG", 10, 10, "quality", (60, 30, 15, 8, 4), _codecs.jpeg),
+    _type_of("jpeg2000", "JPEG 2000", 11, 9, "compression ratio", (20, 40, 80, 160, 320), _codecs.jpeg2000),
+    _type_of(
+        "jpeg_transmission",
+        "JPEG transmission errors",
+        12,
+        None,
+        "share of the restart intervals",
+        (0.005, 0.015, 0.04, 0.1, 0.25),
+        _transmission.jpeg,
+    ),
+    _type_of(
+        "jpeg2000_transmission",
+        "JPEG 2000 transmission errors",
+        13,
+        None,
+        "share of the code blocks",
+        (0.02, 0.05, 0.1, 0.2, 0.4),
+        _transmission.jpeg2000,
+    ),
+    _type_of(
+        "pattern_shift",
+        "Non-eccentricity pattern",
+        14,
+        20,
+        "patches of 16 x 16 on 512 x 384 pixels",
+        (20, 40, 60, 80, 100),
+        _local.pattern_shift,
+        _KADID10K_LEVELS,
+    ),
+    _type_of(
+        "local_blocks",
+        "Local block-wise distortions",
+        15,
+        None,
+        "grey levels",
+        (15, 30, 50, 75, 110),
+        _local.local_blocks,
+    ),
+    _type_of("mean_shift", "Mean shift", 16, 18, "grey levels", (-8, 14, -22, 32, -44), _tone.mean_shift),
+    _type_of("contrast_change", "Contrast change", 17, 25, "gain", (0.88, 1.2, 0.68, 1.55, 0.35), _tone.contrast),
+    _type_of(
+        "saturation_change", "Change of saturation", 18, None, "factor", (0.65, 0.5, 0.3, 0, -0.4), _tone.saturation
+    ),
+    _type_of(
+        "multiplicative_noise",
+        "Multiplicative noise",
+        19,
+        14,
+        "relative",
+        (0.05, 0.08, 0.12, 0.18, 0.28),
+        _noise.multiplicative,
+    ),
+    _type_of("comfort_noise", "Comfort noise", 20, None, "step, grey levels", (15, 30, 50, 80, 130), _noise.comfort),
+    _type_of(
+        "noisy_compression",
+        "Lossy compression of a noisy picture",
+        21,
+        None,
+        "noise, grey levels",
+        (5, 8, 13, 20, 32),
+        _noise.compressed,
+    ),
+    _type_of(
+        "colour_quantisation",
+        "Colour quantisation with dither",
+        22,
+        6,
+        "colours",
+        (64, 32, 16, 8, 4),
+        _tone.dithered_palette,
+    ),
+    _type_of(
+        "chromatic_aberration",
+        "Chromatic aberration",
+        23,
+        None,
+        "displacement, pixels",
+        (0.4, 0.8, 1.4, 2.4, 4),
+        _tone.chromatic_aberration,
+    ),
+    _type_of(
+        "sparse_sampling",
+        "Sparse sampling and reconstruction",
+        24,
+        None,
+        "share of the pixels",
+        (0.75, 0.55, 0.35, 0.2, 0.1),
+        _local.sparse_sampling,
+    ),
+    _type_of("lens_blur", "Lens blur", None, 2, "radius, pixels", (1, 2, 4, 6, 8), _blur.lens, _KADID10K_LEVELS),
+    _type_of("motion_blur", "Motion blur", None, 3, "length, pixels", (3, 6, 10, 15, 22), _blur.motion),
+    _type_of("colour_diffusion", "Colour diffusion", None, 4, "amount", (1, 2, 3, 5, 8), _tone.colour_diffusion),
+    _type_of("colour_shift", "Colour shift", None, 5, "pixels", (1, 3, 6, 8, 12), _tone.colour_shift, _KADID10K_LEVELS),
+    _type_of(
+        "desaturation", "Colour saturation 1 (HSV)", None, 7, "factor", (0.6, 0.4, 0.2, 0, -0.4), _tone.hsv_saturation
+    ),
+    _type_of("oversaturation", "Colour saturation 2 (Lab)", None, 8, "factor", (1.4, 2, 3, 5, 8), _tone.lab_saturation),
+    _type_of("brighten", "Brighten", None, 16, "amount", (0.1, 0.2, 0.4, 0.7, 1.1), _tone.brightness, _KADID10K_LEVELS),
+    _type_of(
+        "darken", "Darken", None, 17, "amount", (-0.05, -0.1, -0.2, -0.4, -0.8), _tone.brightness, _KADID10K_LEVELS
+    ),
+    _type_of("jitter", "Jitter", None, 19, "pixels", (0.25, 0.5, 0.9, 1.5, 2.5), _blur.jitter),
+    _type_of("pixelate", "Pixelate", None, 21, "side of the cells, pixels", (1.5, 2, 3, 5, 8), _blur.pixelate),
+    _type_of(
+        "colour_block",
+        "Colour blocks",
+        None,
+        23,
+        "blocks of 32 x 32 on 512 x 384 pixels",
+        (2, 4, 6, 8, 10),
+        _local.colour_blocks,
+        _KADID10K_LEVELS,
+    ),
+    _type_of("sharpen", "Over-sharpening", None, 24, "amount", (0.5, 1, 2, 4, 10), _blur.sharpen),
+    _type_of("webp", "WebP", None, None, "quality", (60, 35, 20, 10, 1), _codecs.webp),
+    _type_of("avif", "AVIF", None, None, "quality", (50, 35, 22, 12, 4), _codecs.avif),
+)
 
 # What Pillow calls the codecs that it may lack.
 _CODECS = {"jpeg2000": "jpg_2000", "webp": "webp", "avif": "avif"}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meon_ext.distortions._planes import Floats, Pixels, blur, from_lab, from_ycc, to_lab, to_ycc
 
@@ -17,7 +16,7 @@ def quantise(pixels: Pixels, values: float, random: np.random.Generator) -> Pixe
     """Each channel rounded to this many evenly spaced values from 0 to 255."""
     steps = values - 1
     table = np.rint(np.rint(np.arange(256) * (steps / 255)) * (255 / steps))
-    return table.astype(np.uint8)[pixels]
+    return np.asarray(table.astype(np.uint8)[pixels])
 
 
 def mean_shift(pixels: Pixels, shift: float, random: np.random.Generator) -> Floats:
@@ -40,7 +39,7 @@ def saturation(pixels: Pixels, factor: float, random: np.random.Generator) -> Fl
 def hsv_saturation(pixels: Pixels, factor: float, random: np.random.Generator) -> Floats:
     """The S of HSV by this factor: channels move towards the largest of the three."""
     value = pixels.max(2, keepdims=True).astype(np.float32)
-    return value - (value - pixels) * np.float32(factor)
+    return np.asarray(value - (value - pixels) * np.float32(factor))
 
 
 def lab_saturation(pixels: Pixels, factor: float, random: np.random.Generator) -> Floats:
@@ -105,6 +104,3 @@ def dithered_palette(pixels: Pixels, colours: float, random: np.random.Generator
 
 def _displacement(distance: float, angle: float) -> tuple[float, float]:
     return distance * math.sin(angle), distance * math.cos(angle)
-
-
-_ = NDArray

@@ -17,7 +17,7 @@ _JPEG_QUALITY = 90
 _RESTART_INTERVAL = 4  # in units of 16 x 16 pixels: how far an error reaches at most
 _WAVELET_LEVELS = 5
 _CODE_BLOCK = 64  # as in OpenJPEG's default
-_PLANES_AT_RISK = 3  # an error strikes one of a code block's uppermost bit planes
+_PLANES_AT_RISK = 5  # an error strikes one of a code block's uppermost bit planes
 
 
 def jpeg(pixels: Pixels, share: float, random: np.random.Generator) -> Pixels:
@@ -61,8 +61,8 @@ def _flip_a_bit(interval: NDArray[np.uint8], random: np.random.Generator) -> Non
 def jpeg2000(pixels: Pixels, share: float, random: np.random.Generator) -> Floats:
     """What bit errors do to this share of a JPEG 2000 stream's code blocks, at least to one.
 
-    A code block is coded bit plane by bit plane, and from the bit in error on the arithmetic decoder reads nonsense: the
-    block's coefficients keep their upper bit planes and have random lower ones. The coarsest coefficients and the
+    A code block is coded bit plane by bit plane, and from the bit in error on the arithmetic decoder reads nonsense:
+    the block's coefficients keep their upper bit planes and have random lower ones. The coarsest coefficients and the
     chroma are taken to be protected, as the stream's headers must be.
     """
     planes = to_ycc(pixels)

@@ -58,7 +58,7 @@ def _merge(low: Floats, high: Floats) -> Floats:
 
 
 def _beside_odd(even: Floats, count: int) -> Floats:
-    """For each odd place the sum of its two even neighbours; the last one's is its only one twice where it is the end."""
+    """For each odd place the sum of its two even neighbours; at the end, where there is only one, twice that."""
     if len(even) == count:
         even = np.concatenate([even, even[-1:]])
     return even[:-1] + even[1:]
@@ -68,4 +68,4 @@ def _beside_even(odd: Floats, count: int) -> Floats:
     first = odd[:1]
     after = odd if len(odd) == count else np.concatenate([odd, odd[-1:]])
     before = np.concatenate([first, odd])[:count]
-    return before + after
+    return np.asarray(before + after)

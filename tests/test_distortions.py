@@ -1,0 +1,193 @@
+"""meon_ext.distortions: what every type must do, on photographs, odd sizes and wrong input."""
+
+import hashlib
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image, features
+
+from meon_ext import distortions
+from meon_ext.distortions import CLASSIC, LEVELS, TYPES, available, distort
+from meon_ext.errors import DistortionError, ImageError
+from meon_ext.weights_io import RELEASE_CLASSES
+
+HERE = Path(__file__).parent
+# Whose damage lies in places that the seed gives: many are needed to see the level through chance.
+SCATTERED = ("jpeg_transmission", "jpeg2000_transmission", "pattern_shift", "local_blocks", "colour_block")
+SEEDS = 16
+MADE = [name for name in TYPES if available(name)]
+
+
+def photograph(name: str, height: int = 256, width: int = 256) -> NDArray[np.uint8]:
+    """The middle of one of scikit-image's photographs."""
+    spec = find_spec("skimage")
+    assert spec is not None and spec.submodule_search_locations
+    with Image.open(Path(spec.submodule_search_locations[0]) / "data" / f"{name}.png") as image:
+        pixels = np.asarray(image.convert("RGB"))
+    top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
+    return np.ascontiguousarray(pixels[top : top + height, left : left + width])
+
+
+def colour_difference(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> float:
+    """Mean distance in CIE L*a*b*, by scikit-image: it sees brightness, contrast and colour, unlike structure alone."""
+    from skimage.color import deltaE_cie76, rgb2lab
+
+    return float(deltaE_cie76(rgb2lab(a), rgb2lab(b)).mean())
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_damage_grows_with_the_level(name: str) -> None:
+    scattered = name in SCATTERED
+    photographs = [photograph("coffee", 384, 384)] if scattered else [photograph(n) for n in ("coffee", "astronaut")]
+    damage = np.zeros(len(LEVELS))
+    for clean in photographs:
+        for seed in range(SEEDS if scattered else 1):
+            damage += [colour_difference(clean, distort(clean, name, level, seed=seed)) for level in LEVELS]
+    assert damage[0] > 0
+    assert (np.diff(damage) > 0).all(), damage
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_every_level_changes_the_picture_and_nothing_else(name: str) -> None:
+    clean = photograph("astronaut", 96, 130)
+    before = clean.copy()
+    for level in LEVELS:
+        made = distort(clean, name, level, seed=3)
+        assert made.dtype == np.uint8 and made.shape == clean.shape and made.flags.c_contiguous
+        assert not np.shares_memory(made, clean) and (made != clean).any()
+        assert (distort(clean, name, level, seed=3) == made).all()
+    assert (clean == before).all()
+    # Any layout and a read-only array: the values decide.
+    view = np.repeat(clean, 2, axis=1)[:, ::2]
+    view.setflags(write=False)
+    assert (distort(view, name, 4, seed=3) == distort(clean, name, 4, seed=3)).all()
+
+
+@pytest.mark.parametrize("name", MADE)
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (33, 2), (33, 35), (17, 257)], ids=str)
+def test_any_size(name: str, size: tuple[int, int]) -> None:
+    picture = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    for level in (1, 5):
+        assert distort(picture, name, level).shape == (*size, 3)
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_flat_pictures(name: str) -> None:
+    """No division by what is not there (warnings are errors), and grey stays near where it was meant to."""
+    for value in (0, 128, 255):
+        flat = np.full((40, 56, 3), value, np.uint8)
+        assert distort(flat, name, 5).shape == flat.shape
+
+
+def test_only_the_seed_changes_what_is_random() -> None:
+    clean = photograph("coffee", 128, 128)
+    random = {name for name in MADE if (distort(clean, name, 5, seed=0) != distort(clean, name, 5, seed=1)).any()}
+    noise = {name for name in TYPES if "noise" in name}
+    assert noise | {"motion_blur", "jitter", "colour_block", "sparse_sampling"} <= random
+    for name in ("gaussian_blur", "jpeg", "mean_shift", "contrast_change", "quantisation", "lens_blur"):
+        assert name not in random
+    # Another level has other noise, not the same at another strength.
+    a, b = (distort(np.full((64, 64, 3), 128, np.uint8), "white_noise", level).astype(float) - 128 for level in (1, 2))
+    assert abs(np.corrcoef(a.ravel(), b.ravel())[0, 1]) < 0.1
+
+
+def test_another_process_makes_the_same() -> None:
+    code = """
+import hashlib, sys
+import numpy as np
+from meon_ext.distortions import TYPES, available, distort
+assert "torch" not in sys.modules and "scipy" not in sys.modules
+picture = np.random.default_rng(5).integers(0, 256, (40, 50, 3), np.uint8)
+for name in TYPES:
+    if available(name):
+        print(name, hashlib.sha256(distort(picture, name, 3, seed=9).tobytes()).hexdigest())
+"""
+    ran = subprocess.run([sys.executable, "-c", code], cwd=HERE, capture_output=True, text=True, check=True)
+    picture = np.random.default_rng(5).integers(0, 256, (40, 50, 3), np.uint8)
+    want = [f"{name} {hashlib.sha256(distort(picture, name, 3, seed=9).tobytes()).hexdigest()}" for name in MADE]
+    assert ran.stdout.split("\n")[:-1] == want
+
+
+def test_noise_has_the_strength_its_parameter_says() -> None:
+    grey = np.full((256, 256, 3), 128, np.uint8)
+    for level, sigma in enumerate(TYPES["white_noise"].levels[:3], 1):
+        assert float((distort(grey, "white_noise", level).astype(float) - 128).std()) == pytest.approx(sigma, rel=0.02)
+    for name in ("colour_noise", "correlated_noise", "masked_noise", "high_frequency_noise"):
+        for level, psnr in enumerate(TYPES[name].levels, 1):
+            error = distort(grey, name, level).astype(float) - 128
+            # Rounding to whole numbers adds a variance of 1/12.
+            assert 10 * np.log10(255**2 / (np.mean(error**2) - 1 / 12)) == pytest.approx(psnr, abs=0.3)
+
+
+def test_types_that_have_a_formula() -> None:
+    clean = photograph("coffee", 64, 64).astype(float)
+    whole = clean.astype(np.uint8)
+    for level, shift in enumerate(TYPES["mean_shift"].levels, 1):
+        assert (distort(whole, "mean_shift", level) == np.clip(clean + shift, 0, 255)).all()
+    for level, values in enumerate(TYPES["quantisation"].levels, 1):
+        made = distort(whole, "quantisation", level)
+        assert len(np.unique(made)) <= values
+        assert np.abs(made - clean).max() <= 255 / (values - 1) / 2 + 1
+    share = float((distort(np.full((300, 300, 3), 7, np.uint8), "impulse_noise", 5) != 7).mean())
+    assert share == pytest.approx(TYPES["impulse_noise"].levels[4] * 255 / 256, rel=0.05)
+
+
+def test_the_table_covers_both_data_sets() -> None:
+    assert sorted(t.tid2013 for t in TYPES.values() if t.tid2013 is not None) == list(range(1, 25))
+    assert sorted(t.kadid10k for t in TYPES.values() if t.kadid10k is not None) == list(range(1, 26))
+    assert (*CLASSIC, "pristine") == RELEASE_CLASSES and set(CLASSIC) <= set(TYPES)
+    for name, described in TYPES.items():
+        assert described.name == name and described.title and described.parameter and described.source
+        assert len(described.levels) == len(LEVELS) == len(set(described.levels))
+    with pytest.raises(TypeError):
+        TYPES["new"] = TYPES["jpeg"]  # type: ignore[index]
+
+
+def test_the_page_tells_what_the_table_holds() -> None:
+    page = (HERE.parent / "docs" / "distortions.md").read_text(encoding="utf-8")
+    for described in TYPES.values():
+        levels = ", ".join(f"{level:g}" for level in described.levels)
+        numbers = [str(n) if n is not None else "" for n in (described.tid2013, described.kadid10k)]
+        row = [f"`{described.name}`", described.title, *numbers, described.parameter, levels]
+        assert f"| {' | '.join(row)} |" in page, described.name
+
+
+@pytest.mark.parametrize(
+    ("image", "type", "level", "seed", "message"),
+    [
+        (np.zeros((9, 9, 3), np.uint8), "fog", 1, 0, "unknown type of distortion 'fog'; choose from white_noise"),
+        (np.zeros((9, 9, 3), np.uint8), None, 1, 0, "unknown type of distortion None"),
+        (np.zeros((9, 9, 3), np.uint8), "jpeg", 0, 0, "level is 0; pass a whole number from 1 to 5"),
+        (np.zeros((9, 9, 3), np.uint8), "jpeg", 6, 0, "level is 6"),
+        (np.zeros((9, 9, 3), np.uint8), "jpeg", 1.5, 0, "level is 1.5"),
+        (np.zeros((9, 9, 3), np.uint8), "jpeg", True, 0, "level is True"),
+        (np.zeros((9, 9, 3), np.uint8), "jpeg", 1, -1, "seed is -1; pass a whole number of at least 0"),
+        (np.zeros((9, 9), np.uint8), "jpeg", 1, 0, r"the image is uint8 \(9, 9\); pass a uint8 array"),
+        (np.zeros((9, 9, 4), np.uint8), "jpeg", 1, 0, r"\(9, 9, 4\)"),
+        (np.zeros((9, 9, 3), np.float32), "jpeg", 1, 0, "the image is float32"),
+        ([[1, 2, 3]], "jpeg", 1, 0, "the image is list"),
+        (np.zeros((0, 9, 3), np.uint8), "jpeg", 1, 0, "no pixels"),
+    ],
+)
+def test_wrong_input(image: object, type: object, level: object, seed: object, message: str) -> None:
+    with pytest.raises((DistortionError, ImageError), match=message) as caught:
+        distort(image, type, level, seed=seed)  # type: ignore[arg-type]
+    assert isinstance(caught.value, ValueError)
+
+
+def test_a_codec_that_pillow_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "check", lambda name: name != "avif")
+    assert not available("avif") and available("jpeg")
+    with pytest.raises(DistortionError, match="avif: this Pillow is built without the codec"):
+        distort(np.zeros((9, 9, 3), np.uint8), "avif", 1)
+    with pytest.raises(DistortionError, match="unknown type"):
+        available("fog")
+
+
+def test_public_names() -> None:
+    assert set(distortions.__all__) == {"CLASSIC", "LEVELS", "TYPES", "DistortionType", "available", "distort"}
