@@ -13,7 +13,7 @@ from meon_ext.cli._rows import printable
 from meon_ext.errors import MeonError
 
 # Modules of this package, in the order of the help.
-_COMMANDS = ("score", "eval", "demo", "train", "ablation", "convert", "info")
+_COMMANDS = ("score", "eval", "demo", "distort", "train", "ablation", "convert", "info")
 _EXIT_USAGE = 2
 _EXIT_INTERRUPTED = 130  # as shells report the death by SIGINT and by SIGPIPE
 _EXIT_BROKEN_PIPE = 141
