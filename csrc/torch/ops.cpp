@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
-#include "torch/checks.h"
+#include "torch/stage_tensors.h"
 
 namespace meon::torch_ops {
 namespace {
@@ -96,16 +96,15 @@ Tensor conv_gdn_pool_forward(const Tensor& x, const Tensor& weight, const Tensor
                              const Tensor& gamma, const IntList& stride, const IntList& padding, int64_t pool,
                              Tensor* kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
-  const Tensor xc = torch::stable::contiguous(x), w = torch::stable::contiguous(weight);
-  const Tensor b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
-  Tensor y = new_empty(x, {s.batch, s.out_channels, s.out_h(), s.out_w()});
+  const Tensor xc = torch::stable::contiguous(x);
+  const StageTensors p(weight, bias, beta, gamma);
+  Tensor y = new_output(x, s);
   if (kept != nullptr) *kept = new_kept(x, s);
   dispatch(x, [&](auto tag) {
     using T = decltype(tag);
-    cpu::conv_gdn_pool_forward<T>(
-        {s, in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y), kept != nullptr ? out<T>(*kept) : nullptr},
-        TorchParallel());
+    cpu::conv_gdn_pool_forward<T>({s, in<T>(xc), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma),
+                                   out<T>(y), kept != nullptr ? out<T>(*kept) : nullptr},
+                                  TorchParallel());
   });
   return y;
 }
@@ -123,7 +122,6 @@ std::tuple<Tensor, Tensor> conv_gdn_pool_train(const Tensor& x, const Tensor& we
   return {y, kept};
 }
 
-// grad_x has shape (0,) where input_grad is false: its computation is left out.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const Tensor& grad, const Tensor& x,
                                                                           const Tensor& weight, const Tensor& bias,
                                                                           const Tensor& beta, const Tensor& gamma,
@@ -131,23 +129,19 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const 
                                                                           int64_t pool, bool input_grad,
                                                                           const std::optional<Tensor>& kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
-  check_same_kind(grad, "grad", x, "x");
-  check_shape(grad, "grad", {s.batch, s.out_channels, s.out_h(), s.out_w()}, "that of the op's output");
+  check_grad(grad, x, "x", s);
   const Tensor gr = torch::stable::contiguous(grad), xc = torch::stable::contiguous(x);
-  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
-  const int64_t C = s.out_channels;
-  Tensor grad_x = input_grad ? new_empty(x, {s.batch, s.in_channels, s.in_h, s.in_w}) : new_empty(x, {0});
-  Tensor grad_w = new_empty(x, {C, s.in_channels, s.kernel_h, s.kernel_w});
-  Tensor grad_b = new_empty(x, {C}), grad_beta = new_empty(x, {C}), grad_gamma = new_empty(x, {C, C});
+  const StageTensors p(weight, bias, beta, gamma);
+  Tensor grad_x = new_input_gradient(x, s, input_grad);
+  StageGradients g(x, s);
   dispatch(x, [&](auto tag) {
     using T = decltype(tag);
-    cpu::conv_gdn_pool_backward<T>(
-        {s, in<T>(gr), in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), input_grad ? out<T>(grad_x) : nullptr,
-         out<T>(grad_w), out<T>(grad_b), out<T>(grad_beta), out<T>(grad_gamma), checked_kept<T>(kept, x, s)},
-        TorchParallel());
+    cpu::conv_gdn_pool_backward<T>({s, in<T>(gr), in<T>(xc), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta),
+                                    in<T>(p.gamma), input_grad ? out<T>(grad_x) : nullptr, out<T>(g.weight),
+                                    out<T>(g.bias), out<T>(g.beta), out<T>(g.gamma), checked_kept<T>(kept, x, s)},
+                                   TorchParallel());
   });
-  return {grad_x, grad_w, grad_b, grad_beta, grad_gamma};
+  return {grad_x, g.weight, g.bias, g.beta, g.gamma};
 }
 
 void check_image(const Tensor& image, const char* name) {
@@ -188,15 +182,14 @@ Tensor crop_conv_gdn_pool_forward(const Tensor& image, const Tensor& boxes, cons
   const ConvShape s = check_crops(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool);
   const Tensor im = torch::stable::contiguous(image), bx = torch::stable::contiguous(boxes);
   const CropInput crops = checked_crops(im, bx, s);
-  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
-  Tensor y = new_empty(weight, {s.batch, s.out_channels, s.out_h(), s.out_w()});
+  const StageTensors p(weight, bias, beta, gamma);
+  Tensor y = new_output(weight, s);
   if (kept != nullptr) *kept = new_kept(weight, s);
   dispatch(weight, [&](auto tag) {
     using T = decltype(tag);
-    cpu::crop_conv_gdn_pool_forward<T>(
-        {s, crops, in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y), kept != nullptr ? out<T>(*kept) : nullptr},
-        TorchParallel());
+    cpu::crop_conv_gdn_pool_forward<T>({s, crops, in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma),
+                                        out<T>(y), kept != nullptr ? out<T>(*kept) : nullptr},
+                                       TorchParallel());
   });
   return y;
 }
@@ -221,24 +214,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(
     const Tensor& beta, const Tensor& gamma, const IntList& crop, const IntList& stride, const IntList& padding,
     int64_t pool, const std::optional<Tensor>& kept) {
   const ConvShape s = check_crops(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool);
-  check_same_kind(grad, "grad", weight, "weight");
-  check_shape(grad, "grad", {s.batch, s.out_channels, s.out_h(), s.out_w()}, "that of the op's output");
+  check_grad(grad, weight, "weight", s);
   const Tensor im = torch::stable::contiguous(image), bx = torch::stable::contiguous(boxes);
   const CropInput crops = checked_crops(im, bx, s);
   const Tensor gr = torch::stable::contiguous(grad);
-  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
-  const int64_t C = s.out_channels;
-  Tensor grad_w = new_empty(weight, {C, s.in_channels, s.kernel_h, s.kernel_w});
-  Tensor grad_b = new_empty(weight, {C}), grad_beta = new_empty(weight, {C}), grad_gamma = new_empty(weight, {C, C});
+  const StageTensors p(weight, bias, beta, gamma);
+  StageGradients g(weight, s);
   dispatch(weight, [&](auto tag) {
     using T = decltype(tag);
     cpu::crop_conv_gdn_pool_backward<T>(
-        {s, crops, in<T>(gr), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(grad_w), out<T>(grad_b),
-         out<T>(grad_beta), out<T>(grad_gamma), checked_kept<T>(kept, weight, s)},
+        {s, crops, in<T>(gr), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma), out<T>(g.weight),
+         out<T>(g.bias), out<T>(g.beta), out<T>(g.gamma), checked_kept<T>(kept, weight, s)},
         TorchParallel());
   });
-  return {grad_w, grad_b, grad_beta, grad_gamma};
+  return {g.weight, g.bias, g.beta, g.gamma};
 }
 
 // image (H, W, C): uint8, or the output's dtype. double_out: float64 crops of a uint8 image.
