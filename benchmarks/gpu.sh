@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything that needs a CUDA GPU, in one go: builds for this GPU into the current Python, runs the GPU tests and
-# compute-sanitizer, measures gdn, and writes one JSON file under benchmarks/results/. For a machine with a GPU, nvcc
-# and a CUDA build of torch:
+# compute-sanitizer, measures gdn, the stages and the network, and writes one JSON file under benchmarks/results/. For a
+# machine with a GPU, nvcc and a CUDA build of torch:
 #
 #   sh benchmarks/gpu.sh            PYTHON=python3.12 to name another interpreter
 #
@@ -60,7 +60,7 @@ if [ -n "$sanitizer" ]; then
   # torch hands out pieces of large blocks; without its cache every tensor is an allocation that memcheck knows.
   export PYTORCH_NO_CUDA_MEMORY_CACHING=1
   for tool in memcheck racecheck; do
-    record "$tool" "$sanitizer" --tool "$tool" --error-exitcode 9 "$python" benchmarks/gpu_gdn.py --smoke
+    record "$tool" "$sanitizer" --tool "$tool" --error-exitcode 9 "$python" benchmarks/gpu.py --smoke
   done
   unset PYTORCH_NO_CUDA_MEMORY_CACHING
 else
@@ -70,5 +70,5 @@ fi
 
 # $notes holds words without spaces, one argument each.
 # shellcheck disable=SC2086
-"$python" benchmarks/gpu_gdn.py --output "$results/$name.json" $notes || failed=1
+"$python" benchmarks/gpu.py --output "$results/$name.json" $notes || failed=1
 exit "$failed"

@@ -29,8 +29,8 @@ struct GdnGradientStorage {
   };
 };
 
-// What a window's gradient becomes: `direct` and t are zero but at the maximum.
-//   direct = g n^-1/2, t = dL/dn
+// What a window's gradient g becomes: direct = g n^-1/2, which takes the place of n, and t = dL/dn. Both are zero but at
+// the maximum, and in a window that is not there, where 0 times infinity would be NaN.
 template <class Tile, class T>
 __device__ __forceinline__ void route(const T* grad_y, int64_t plane, bool inside, const WindowValues<Tile>& z,
                                       WindowValues<Tile>& n_to_direct, WindowValues<Tile>& t) {
@@ -48,8 +48,7 @@ __device__ __forceinline__ void route(const T* grad_y, int64_t plane, bool insid
     for (int k = 0; k < 4; ++k) {
       n_to_direct.v[c][k] = 0;
       t.v[c][k] = 0;
-      // Where nothing comes in nothing goes on, not even 0 times infinity.
-      if (k != at || g == 0) continue;
+      if (k != at || !inside) continue;
       const float inverse = 1.0f / root[k];
       n_to_direct.v[c][k] = g * inverse;
       t.v[c][k] = norm_gradient(g, z.v[c][k], inverse);

@@ -23,6 +23,25 @@ inline void check_cuda_floating(const Tensor& t, const char* name) {
                   name, " must be float32, float64, float16 or bfloat16 on CUDA; convert it with .float()");
 }
 
+// Calls f with a value of the tensor's element type, as CUDA names it: float, __half or __nv_bfloat16.
+template <class F>
+auto dispatch_summed_in_float(const Tensor& t, F&& f) {
+  switch (t.scalar_type()) {
+    case ScalarType::Half:
+      return f(__half{});
+    case ScalarType::BFloat16:
+      return f(__nv_bfloat16{});
+    default:
+      return f(float{});
+  }
+}
+
+// The same, or double; check_cuda_floating has passed.
+template <class F>
+auto dispatch_floating(const Tensor& t, F&& f) {
+  return t.scalar_type() == ScalarType::Double ? f(double{}) : dispatch_summed_in_float(t, f);
+}
+
 // Makes the tensor's device the current one, in torch and in the CUDA runtime that is linked into this library: each
 // copy of the runtime keeps its own idea of the current device, and launches go where this one points.
 class OnDeviceOf {

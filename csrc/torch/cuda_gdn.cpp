@@ -9,21 +9,6 @@
 namespace meon::torch_ops {
 namespace {
 
-// Calls f with a value of the tensor's element type, as CUDA names it; check_cuda_floating has passed.
-template <class F>
-auto dispatch(const Tensor& t, F&& f) {
-  switch (t.scalar_type()) {
-    case ScalarType::Double:
-      return f(double{});
-    case ScalarType::Half:
-      return f(__half{});
-    case ScalarType::BFloat16:
-      return f(__nv_bfloat16{});
-    default:
-      return f(float{});
-  }
-}
-
 Tensor gdn(const Tensor& x, const Tensor& beta, const Tensor& gamma) {
   check_cuda_floating(x, "x");
   check_gdn(x, beta, gamma);
@@ -32,7 +17,7 @@ Tensor gdn(const Tensor& x, const Tensor& beta, const Tensor& gamma) {
   const Tensor xc = torch::stable::contiguous(x, format);
   const Tensor b = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
   Tensor y = empty_like_format(x, format);
-  check_launch(dispatch(x, [&](auto tag) {
+  check_launch(dispatch_floating(x, [&](auto tag) {
     using T = decltype(tag);
     return cuda::gdn_forward<T>({gdn_shape(x, format), in<T>(xc), in<T>(b), in<T>(g), out<T>(y)}, device.stream());
   }));
@@ -52,7 +37,7 @@ std::tuple<Tensor, Tensor, Tensor> gdn_backward(const Tensor& grad, const Tensor
   Tensor grad_x = empty_like_format(x, format);
   Tensor grad_beta = new_empty(beta, {beta.size(0)});
   Tensor grad_gamma = new_empty(gamma, {gamma.size(0), gamma.size(1)});
-  check_launch(dispatch(x, [&](auto tag) {
+  check_launch(dispatch_floating(x, [&](auto tag) {
     using T = decltype(tag);
     const GdnShape shape = gdn_shape(x, format);
     const Tensor workspace = new_workspace(x, cuda::gdn_backward_workspace<T>(shape));

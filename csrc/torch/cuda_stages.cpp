@@ -8,22 +8,10 @@
 #include "core/layers.h"
 #include "cuda/conv_gdn_pool.h"
 #include "torch/cuda_device.h"
+#include "torch/stage_tensors.h"
 
 namespace meon::torch_ops {
 namespace {
-
-// Calls f with a value of the tensor's element type, as CUDA names it; check_stage has passed.
-template <class F>
-auto dispatch(const Tensor& t, F&& f) {
-  switch (t.scalar_type()) {
-    case ScalarType::Half:
-      return f(__half{});
-    case ScalarType::BFloat16:
-      return f(__nv_bfloat16{});
-    default:
-      return f(float{});
-  }
-}
 
 void check_stage(const char* op, const Tensor& weight, const ConvShape& s) {
   STD_TORCH_CHECK(weight.scalar_type() != ScalarType::Double && cuda::has_fused_stage(s), "torch.ops.meon_ext.", op,
@@ -66,32 +54,22 @@ void check_kept(const std::optional<Tensor>& kept) {
   STD_TORCH_CHECK(!kept.has_value() || kept->numel() == 0, "kept must be empty: nothing is kept on CUDA");
 }
 
-void check_grad(const Tensor& grad, const Tensor& like, const char* name, const ConvShape& s) {
-  check_same_kind(grad, "grad", like, name);
-  check_shape(grad, "grad", {s.batch, s.out_channels, s.out_h(), s.out_w()}, "that of the op's output");
-}
-
-Tensor new_output(const Tensor& like, const ConvShape& s) {
-  return new_empty(like, {s.batch, s.out_channels, s.out_h(), s.out_w()});
-}
-
 Tensor conv_gdn_pool(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& beta, const Tensor& gamma,
                      const IntList& stride, const IntList& padding, int64_t pool) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
   const OnDeviceOf device(x);
-  const Tensor xc = torch::stable::contiguous(x), w = torch::stable::contiguous(weight);
-  const Tensor b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  const Tensor xc = torch::stable::contiguous(x);
+  const StageTensors p(weight, bias, beta, gamma);
   Tensor y = new_output(x, s);
-  check_launch(dispatch(x, [&](auto tag) {
+  check_launch(dispatch_summed_in_float(x, [&](auto tag) {
     using T = decltype(tag);
-    return cuda::conv_gdn_pool_forward<T>({s, in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y)},
-                                          device.stream());
+    return cuda::conv_gdn_pool_forward<T>(
+        {s, in<T>(xc), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma), out<T>(y)}, device.stream());
   }));
   return y;
 }
 
-// Nothing is kept: computing the convolution again reads less memory than keeping its output would.
+// Nothing is kept: the backward computes the convolution again.
 std::tuple<Tensor, Tensor> conv_gdn_pool_train(const Tensor& x, const Tensor& weight, const Tensor& bias,
                                                const Tensor& beta, const Tensor& gamma, const IntList& stride,
                                                const IntList& padding, int64_t pool) {
@@ -99,7 +77,6 @@ std::tuple<Tensor, Tensor> conv_gdn_pool_train(const Tensor& x, const Tensor& we
   return {y, new_empty(x, {0})};
 }
 
-// grad_x has shape (0,) where input_grad is false: its computation is left out.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const Tensor& grad, const Tensor& x,
                                                                           const Tensor& weight, const Tensor& bias,
                                                                           const Tensor& beta, const Tensor& gamma,
@@ -111,21 +88,18 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const 
   check_kept(kept);
   const OnDeviceOf device(x);
   const Tensor gr = torch::stable::contiguous(grad), xc = torch::stable::contiguous(x);
-  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
-  const int64_t C = s.out_channels;
-  Tensor grad_x = input_grad ? new_empty(x, {s.batch, s.in_channels, s.in_h, s.in_w}) : new_empty(x, {0});
-  Tensor grad_w = new_empty(x, {C, s.in_channels, s.kernel_h, s.kernel_w});
-  Tensor grad_b = new_empty(x, {C}), grad_beta = new_empty(x, {C}), grad_gamma = new_empty(x, {C, C});
+  const StageTensors p(weight, bias, beta, gamma);
+  Tensor grad_x = new_input_gradient(x, s, input_grad);
+  StageGradients g(x, s);
   const Tensor workspace = new_workspace(x, cuda::conv_gdn_pool_backward_workspace(s));
-  check_launch(dispatch(x, [&](auto tag) {
+  check_launch(dispatch_summed_in_float(x, [&](auto tag) {
     using T = decltype(tag);
     return cuda::conv_gdn_pool_backward<T>(
-        {s, in<T>(gr), in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), input_grad ? out<T>(grad_x) : nullptr,
-         out<T>(grad_w), out<T>(grad_b), out<T>(grad_beta), out<T>(grad_gamma)},
+        {s, in<T>(gr), in<T>(xc), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma),
+         input_grad ? out<T>(grad_x) : nullptr, out<T>(g.weight), out<T>(g.bias), out<T>(g.beta), out<T>(g.gamma)},
         workspace.mutable_data_ptr(), device.stream());
   }));
-  return {grad_x, grad_w, grad_b, grad_beta, grad_gamma};
+  return {grad_x, g.weight, g.bias, g.beta, g.gamma};
 }
 
 // image and boxes are contiguous.
@@ -139,13 +113,13 @@ Tensor crop_conv_gdn_pool(const Tensor& image, const Tensor& boxes, const Tensor
   const ConvShape s = check_crops(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool);
   const OnDeviceOf device(image);
   const Tensor im = torch::stable::contiguous(image), bx = torch::stable::contiguous(boxes);
-  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  const StageTensors p(weight, bias, beta, gamma);
   Tensor y = new_output(weight, s);
-  check_launch(dispatch(weight, [&](auto tag) {
+  check_launch(dispatch_summed_in_float(weight, [&](auto tag) {
     using T = decltype(tag);
     return cuda::crop_conv_gdn_pool_forward<T>(
-        {s, crop_input(im, bx), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y)}, device.stream());
+        {s, crop_input(im, bx), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma), out<T>(y)},
+        device.stream());
   }));
   return y;
 }
@@ -168,20 +142,17 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(
   const OnDeviceOf device(image);
   const Tensor gr = torch::stable::contiguous(grad);
   const Tensor im = torch::stable::contiguous(image), bx = torch::stable::contiguous(boxes);
-  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
-  const int64_t C = s.out_channels;
-  Tensor grad_w = new_empty(weight, {C, s.in_channels, s.kernel_h, s.kernel_w});
-  Tensor grad_b = new_empty(weight, {C}), grad_beta = new_empty(weight, {C}), grad_gamma = new_empty(weight, {C, C});
+  const StageTensors p(weight, bias, beta, gamma);
+  StageGradients g(weight, s);
   const Tensor workspace = new_workspace(weight, cuda::conv_gdn_pool_backward_workspace(s));
-  check_launch(dispatch(weight, [&](auto tag) {
+  check_launch(dispatch_summed_in_float(weight, [&](auto tag) {
     using T = decltype(tag);
     return cuda::crop_conv_gdn_pool_backward<T>(
-        {s, crop_input(im, bx), in<T>(gr), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(grad_w), out<T>(grad_b),
-         out<T>(grad_beta), out<T>(grad_gamma)},
+        {s, crop_input(im, bx), in<T>(gr), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma),
+         out<T>(g.weight), out<T>(g.bias), out<T>(g.beta), out<T>(g.gamma)},
         workspace.mutable_data_ptr(), device.stream());
   }));
-  return {grad_w, grad_b, grad_beta, grad_gamma};
+  return {g.weight, g.bias, g.beta, g.gamma};
 }
 
 }  // namespace

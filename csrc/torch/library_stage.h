@@ -10,7 +10,7 @@
 #include "cpu/gdn_tiles.h"
 #include "cpu/kernels.h"
 #include "cpu/simd_stage.h"
-#include "torch/checks.h"
+#include "torch/stage_tensors.h"
 
 namespace meon::torch_ops {
 
@@ -78,50 +78,45 @@ inline Tensor as_row(const Tensor& z, MemoryFormat format) {
   return torch::stable::flatten(format == MemoryFormat::ChannelsLast ? transpose(transpose(z, 1, 2), 2, 3) : z, 0, -1);
 }
 
-// x, weight, bias, beta and gamma as conv_gdn_pool takes them, checked; the parameters are contiguous. With `kept`, the
-// convolution's output goes there.
-inline Tensor library_stage_forward(const ConvShape& s, const Tensor& x, const Tensor& weight, const Tensor& bias,
-                                    const Tensor& beta, const Tensor& gamma, const Parallel& parallel, Tensor* kept) {
+// x as conv_gdn_pool takes it, checked. With `kept`, the convolution's output goes there.
+inline Tensor library_stage_forward(const ConvShape& s, const Tensor& x, const StageTensors& p,
+                                    const Parallel& parallel, Tensor* kept) {
   const MemoryFormat format = gdn_format(x);
   const Tensor z = torch::stable::contiguous(
-      LibraryConvolution(s).forward(torch::stable::contiguous(x, format), weight, bias), format);
-  Tensor y = new_empty(x, {s.batch, s.out_channels, s.out_h(), s.out_w()});
+      LibraryConvolution(s).forward(torch::stable::contiguous(x, format), p.weight, p.bias), format);
+  Tensor y = new_output(x, s);
   cpu::gdn_pool_forward<float>(
       {gdn_pool_shape(s, format), static_cast<const float*>(z.const_data_ptr()),
-       static_cast<const float*>(beta.const_data_ptr()), static_cast<const float*>(gamma.const_data_ptr()),
+       static_cast<const float*>(p.beta.const_data_ptr()), static_cast<const float*>(p.gamma.const_data_ptr()),
        static_cast<float*>(y.mutable_data_ptr())},
       parallel);
   if (kept != nullptr) *kept = as_row(z, format);
   return y;
 }
 
-struct StageGradients {
-  Tensor x, weight, bias, beta, gamma;  // x is [0] where it is not wanted
-};
-
-// grad [N, Cout, Hp, Wp], contiguous; kept: of the training forward on the same inputs, or none.
-inline StageGradients library_stage_backward(const ConvShape& s, const Tensor& grad, const Tensor& x,
-                                             const Tensor& weight, const Tensor& bias, const Tensor& beta,
-                                             const Tensor& gamma, bool input_grad, const std::optional<Tensor>& kept,
-                                             const Parallel& parallel) {
+// grad [N, Cout, Hp, Wp], contiguous; kept: of the training forward on the same inputs, or none. Fills `out` and
+// returns the gradient of x, [0] where it is not wanted.
+inline Tensor library_stage_backward(const ConvShape& s, const Tensor& grad, const Tensor& x, const StageTensors& p,
+                                     bool input_grad, const std::optional<Tensor>& kept, const Parallel& parallel,
+                                     StageGradients& out) {
   const MemoryFormat format = gdn_format(x);
   const Tensor xc = torch::stable::contiguous(x, format);
   const LibraryConvolution convolution(s);
-  const Tensor z = kept.has_value() ? *kept : torch::stable::contiguous(convolution.forward(xc, weight, bias), format);
+  const Tensor z =
+      kept.has_value() ? *kept : torch::stable::contiguous(convolution.forward(xc, p.weight, p.bias), format);
   const std::array<int64_t, 4> sizes{s.batch, s.out_channels, s.conv_h(), s.conv_w()};
   Tensor grad_z = torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(),
                                        std::nullopt, format);
-  StageGradients out{.beta = new_empty(x, {s.out_channels}), .gamma = new_empty(x, {s.out_channels, s.out_channels})};
   cpu::gdn_pool_backward<float>(
       {gdn_pool_shape(s, format), static_cast<const float*>(grad.const_data_ptr()),
-       static_cast<const float*>(z.const_data_ptr()), static_cast<const float*>(beta.const_data_ptr()),
-       static_cast<const float*>(gamma.const_data_ptr()), static_cast<float*>(grad_z.mutable_data_ptr()),
+       static_cast<const float*>(z.const_data_ptr()), static_cast<const float*>(p.beta.const_data_ptr()),
+       static_cast<const float*>(p.gamma.const_data_ptr()), static_cast<float*>(grad_z.mutable_data_ptr()),
        static_cast<float*>(out.beta.mutable_data_ptr()), static_cast<float*>(out.gamma.mutable_data_ptr())},
       parallel);
-  std::tie(out.x, out.weight, out.bias) = convolution.backward(grad_z, xc, weight, input_grad);
-  out.x = input_grad ? torch::stable::contiguous(out.x) : new_empty(x, {0});
+  Tensor grad_x;
+  std::tie(grad_x, out.weight, out.bias) = convolution.backward(grad_z, xc, p.weight, input_grad);
   out.weight = torch::stable::contiguous(out.weight);
-  return out;
+  return input_grad ? torch::stable::contiguous(grad_x) : new_input_gradient(x, s, false);
 }
 
 }  // namespace meon::torch_ops

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "cpu/kernels.h"
-#include "torch/checks.h"
 #include "torch/library_stage.h"
+#include "torch/stage_tensors.h"
 
 namespace meon::torch_ops {
 namespace {
@@ -104,19 +104,16 @@ Tensor conv_gdn_pool_forward(const Tensor& x, const Tensor& weight, const Tensor
                              const Tensor& gamma, const IntList& stride, const IntList& padding, int64_t pool,
                              Tensor* kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
-  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
-  if (has_library_stage(s, x.scalar_type())) {
-    return library_stage_forward(s, x, w, b, be, g, TorchParallel(), kept);
-  }
+  const StageTensors p(weight, bias, beta, gamma);
+  if (has_library_stage(s, x.scalar_type())) return library_stage_forward(s, x, p, TorchParallel(), kept);
   const Tensor xc = torch::stable::contiguous(x);
-  Tensor y = new_empty(x, {s.batch, s.out_channels, s.out_h(), s.out_w()});
+  Tensor y = new_output(x, s);
   if (kept != nullptr) *kept = new_kept(x, s);
   dispatch(x, [&](auto tag) {
     using T = decltype(tag);
-    cpu::conv_gdn_pool_forward<T>(
-        {s, in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y), kept != nullptr ? out<T>(*kept) : nullptr},
-        TorchParallel());
+    cpu::conv_gdn_pool_forward<T>({s, in<T>(xc), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma),
+                                   out<T>(y), kept != nullptr ? out<T>(*kept) : nullptr},
+                                  TorchParallel());
   });
   return y;
 }
@@ -134,7 +131,6 @@ std::tuple<Tensor, Tensor> conv_gdn_pool_train(const Tensor& x, const Tensor& we
   return {y, kept};
 }
 
-// grad_x has shape (0,) where input_grad is false: its computation is left out.
 std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const Tensor& grad, const Tensor& x,
                                                                           const Tensor& weight, const Tensor& bias,
                                                                           const Tensor& beta, const Tensor& gamma,
@@ -142,29 +138,25 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const 
                                                                           int64_t pool, bool input_grad,
                                                                           const std::optional<Tensor>& kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
-  check_same_kind(grad, "grad", x, "x");
-  check_shape(grad, "grad", {s.batch, s.out_channels, s.out_h(), s.out_w()}, "that of the op's output");
+  check_grad(grad, x, "x", s);
   const Tensor gr = torch::stable::contiguous(grad);
-  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
+  const StageTensors p(weight, bias, beta, gamma);
+  StageGradients g(x, s);
   if (has_library_stage(s, x.scalar_type())) {
     if (kept.has_value()) check_kept(*kept, x, library_kept_numel(s));
-    auto [gx, gw, gb, gbe, gg] = library_stage_backward(s, gr, x, w, b, be, g, input_grad, kept, TorchParallel());
-    return {gx, gw, gb, gbe, gg};
+    const Tensor grad_x = library_stage_backward(s, gr, x, p, input_grad, kept, TorchParallel(), g);
+    return {grad_x, g.weight, g.bias, g.beta, g.gamma};
   }
   const Tensor xc = torch::stable::contiguous(x);
-  const int64_t C = s.out_channels;
-  Tensor grad_x = input_grad ? new_empty(x, {s.batch, s.in_channels, s.in_h, s.in_w}) : new_empty(x, {0});
-  Tensor grad_w = new_empty(x, {C, s.in_channels, s.kernel_h, s.kernel_w});
-  Tensor grad_b = new_empty(x, {C}), grad_beta = new_empty(x, {C}), grad_gamma = new_empty(x, {C, C});
+  Tensor grad_x = new_input_gradient(x, s, input_grad);
   dispatch(x, [&](auto tag) {
     using T = decltype(tag);
-    cpu::conv_gdn_pool_backward<T>(
-        {s, in<T>(gr), in<T>(xc), in<T>(w), in<T>(b), in<T>(be), in<T>(g), input_grad ? out<T>(grad_x) : nullptr,
-         out<T>(grad_w), out<T>(grad_b), out<T>(grad_beta), out<T>(grad_gamma), checked_kept<T>(kept, x, s)},
-        TorchParallel());
+    cpu::conv_gdn_pool_backward<T>({s, in<T>(gr), in<T>(xc), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta),
+                                    in<T>(p.gamma), input_grad ? out<T>(grad_x) : nullptr, out<T>(g.weight),
+                                    out<T>(g.bias), out<T>(g.beta), out<T>(g.gamma), checked_kept<T>(kept, x, s)},
+                                   TorchParallel());
   });
-  return {grad_x, grad_w, grad_b, grad_beta, grad_gamma};
+  return {grad_x, g.weight, g.bias, g.beta, g.gamma};
 }
 
 void check_image(const Tensor& image, const char* name) {
@@ -205,15 +197,14 @@ Tensor crop_conv_gdn_pool_forward(const Tensor& image, const Tensor& boxes, cons
   const ConvShape s = check_crops(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool);
   const Tensor im = torch::stable::contiguous(image), bx = torch::stable::contiguous(boxes);
   const CropInput crops = checked_crops(im, bx, s);
-  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
-  Tensor y = new_empty(weight, {s.batch, s.out_channels, s.out_h(), s.out_w()});
+  const StageTensors p(weight, bias, beta, gamma);
+  Tensor y = new_output(weight, s);
   if (kept != nullptr) *kept = new_kept(weight, s);
   dispatch(weight, [&](auto tag) {
     using T = decltype(tag);
-    cpu::crop_conv_gdn_pool_forward<T>(
-        {s, crops, in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(y), kept != nullptr ? out<T>(*kept) : nullptr},
-        TorchParallel());
+    cpu::crop_conv_gdn_pool_forward<T>({s, crops, in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma),
+                                        out<T>(y), kept != nullptr ? out<T>(*kept) : nullptr},
+                                       TorchParallel());
   });
   return y;
 }
@@ -238,24 +229,20 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(
     const Tensor& beta, const Tensor& gamma, const IntList& crop, const IntList& stride, const IntList& padding,
     int64_t pool, const std::optional<Tensor>& kept) {
   const ConvShape s = check_crops(image, boxes, weight, bias, beta, gamma, crop, stride, padding, pool);
-  check_same_kind(grad, "grad", weight, "weight");
-  check_shape(grad, "grad", {s.batch, s.out_channels, s.out_h(), s.out_w()}, "that of the op's output");
+  check_grad(grad, weight, "weight", s);
   const Tensor im = torch::stable::contiguous(image), bx = torch::stable::contiguous(boxes);
   const CropInput crops = checked_crops(im, bx, s);
   const Tensor gr = torch::stable::contiguous(grad);
-  const Tensor w = torch::stable::contiguous(weight), b = torch::stable::contiguous(bias);
-  const Tensor be = torch::stable::contiguous(beta), g = torch::stable::contiguous(gamma);
-  const int64_t C = s.out_channels;
-  Tensor grad_w = new_empty(weight, {C, s.in_channels, s.kernel_h, s.kernel_w});
-  Tensor grad_b = new_empty(weight, {C}), grad_beta = new_empty(weight, {C}), grad_gamma = new_empty(weight, {C, C});
+  const StageTensors p(weight, bias, beta, gamma);
+  StageGradients g(weight, s);
   dispatch(weight, [&](auto tag) {
     using T = decltype(tag);
     cpu::crop_conv_gdn_pool_backward<T>(
-        {s, crops, in<T>(gr), in<T>(w), in<T>(b), in<T>(be), in<T>(g), out<T>(grad_w), out<T>(grad_b),
-         out<T>(grad_beta), out<T>(grad_gamma), checked_kept<T>(kept, weight, s)},
+        {s, crops, in<T>(gr), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma), out<T>(g.weight),
+         out<T>(g.bias), out<T>(g.beta), out<T>(g.gamma), checked_kept<T>(kept, weight, s)},
         TorchParallel());
   });
-  return {grad_w, grad_b, grad_beta, grad_gamma};
+  return {g.weight, g.bias, g.beta, g.gamma};
 }
 
 // image (H, W, C): uint8, or the output's dtype. double_out: float64 crops of a uint8 image.
