@@ -29,8 +29,8 @@ struct GdnGradientStorage {
   };
 };
 
-// What a window's gradient g becomes: direct = g n^-1/2, which takes the place of n, and t = dL/dn. Both are zero but at
-// the maximum, and in a window that is not there, where 0 times infinity would be NaN.
+// What a window's gradient g becomes: direct = g n^-1/2, which takes the place of n, and t = dL/dn. Both are zero but
+// at the maximum, and in a window that is not there, where 0 times infinity would be NaN.
 template <class Tile, class T>
 __device__ __forceinline__ void route(const T* grad_y, int64_t plane, bool inside, const WindowValues<Tile>& z,
                                       WindowValues<Tile>& n_to_direct, WindowValues<Tile>& t) {
