@@ -1,9 +1,8 @@
-// The backward of the fused stages, in three kernels and two reductions:
-//   stage_gdn_gradient_kernel     convolution and GDN again, the gradient to the maximum of each window and through
-//   GDN:
-//                                 dz, the gradient of the convolution's output, and partial sums for beta and gamma
-//   stage_weight_gradient_kernel  dz times input, summed over positions: partial sums for weight and bias
-//   stage_input_gradient_kernel   dz times weight: the gradient of the input, where it is needed
+// The backward of the fused stages, in three kernels and two reductions.
+//   stage_gdn_gradient_kernel: convolution and GDN again, the gradient to the maximum of each window and through GDN.
+//     Gives dz, the gradient of the convolution's output, and partial sums for beta and gamma.
+//   stage_weight_gradient_kernel: dz times input, summed over positions. Gives partial sums for weight and bias.
+//   stage_input_gradient_kernel: dz times weight, where the gradient of the input is needed.
 // dz [N, kOut, 2 Hp, 2 Wp] is in float, in the workspace. Rows and columns that fill no window have no gradient.
 #pragma once
 
@@ -22,15 +21,12 @@ struct GdnGradientStorage {
   alignas(16) float gamma[Tile::kOut * Tile::kGammaPitch];
   union {
     ConvBuffers<Tile> conv;
-    struct {
-      alignas(16) float z[PixelTile<Tile>::kElements];
-      alignas(16) float t[PixelTile<Tile>::kElements];
-    } gdn;
+    alignas(16) float tiles[2 * PixelTile<Tile>::kElements];  // z and t, later the sums of the block's groups
   };
 };
 
-// What a window's gradient g becomes: direct = g n^-1/2, which takes the place of n, and t = dL/dn. Both are zero but
-// at the maximum, and in a window that is not there, where 0 times infinity would be NaN.
+// What a window's gradient g becomes: direct = g n^-1/2, which takes the place of n, and t = dL/dn. Both are zero
+// except at the maximum, and in a window that is not there, where 0 times infinity would be NaN.
 template <class Tile, class T>
 __device__ __forceinline__ void route(const T* grad_y, int64_t plane, bool inside, const WindowValues<Tile>& z,
                                       WindowValues<Tile>& n_to_direct, WindowValues<Tile>& t) {
@@ -87,6 +83,8 @@ __global__ void __launch_bounds__(StageTile<kStage>::kThreads, kGdnGradientBlock
   using Tile = StageTile<kStage>;
   using Pixels = PixelTile<Tile>;
   auto& shared = block_shared<GdnGradientStorage<Tile>>();
+  float* z_tile = shared.tiles;
+  float* t_tile = shared.tiles + Pixels::kElements;
   const Share<Tile> share;
   ParameterSums<Pixels> sums;
   sums.clear();
@@ -108,17 +106,17 @@ __global__ void __launch_bounds__(StageTile<kStage>::kThreads, kGdnGradientBlock
         }
       }
       __syncthreads();  // nobody still reads the buffers of the convolution, or the tiles of the window before
-      share_values<Tile>(z[v], shared.gdn.z);
+      share_values<Tile>(z[v], z_tile);
       if constexpr (Tile::kGroups > 1) __syncthreads();  // every channel is there
       WindowValues<Tile> direct, t, indirect;
-      window_norms<Tile>(z[v], shared.gdn.z, p.beta, shared.gamma, direct);
+      window_norms<Tile>(z[v], z_tile, p.beta, shared.gamma, direct);
       const int64_t plane = ((place.sample + window.sample) * Tile::kOut + share.channel);
       const int row = place.row + window.row, column = place.column + window.column;
       route<Tile>(grad_y + (plane * s.out_h + row) * s.out_w + column, int64_t{s.out_h} * s.out_w, inside, z[v], direct,
                   t);
-      share_values<Tile>(t, shared.gdn.t);
+      share_values<Tile>(t, t_tile);
       __syncthreads();  // t of every channel is there, and z of every window
-      through_norms<Tile>(shared.gdn.t, shared.gamma, indirect);
+      through_norms<Tile>(t_tile, shared.gamma, indirect);
       if (inside) {
         float* to = dz + (plane * s.conv_h() + 2 * row) * s.conv_w() + 2 * column;
 #pragma unroll
@@ -132,11 +130,10 @@ __global__ void __launch_bounds__(StageTile<kStage>::kThreads, kGdnGradientBlock
           }
         }
       }
-      add_parameter_sums<Pixels>(shared.gdn.t, shared.gdn.z, sums);
+      add_parameter_sums<Pixels>(t_tile, z_tile, sums);
     }
   }
-  store_parameter_sums<Pixels>(sums, Tile::kOut, 0, 0, shared.gdn.z,
-                               partials + blockIdx.x * gdn_partial_size(Tile::kOut));
+  store_parameter_sums<Pixels>(sums, Tile::kOut, 0, 0, z_tile, partials + blockIdx.x * gdn_partial_size(Tile::kOut));
 }
 
 // ---- weight and bias ----
