@@ -44,6 +44,7 @@ _CUDA_STAGES = (
 )
 _CUDA_LARGEST_SIDE = 1 << 30
 _LIBRARY_LARGEST_POOL = 6  # kGdnMaxPool of csrc/cpu/gdn_tiles.h
+_LIBRARY_LARGEST = 1024  # kLibraryLargest of csrc/torch/library_stage.h
 
 
 # --- checks ------------------------------------------------------------------------------------------------------
@@ -479,7 +480,8 @@ def _(
     y = x.new_empty((x.shape[0], weight.shape[0], *size))
     on_cpu = x.device.type != "cuda" and x.dtype == torch.float32
     # csrc/torch/library_stage.h: the convolution's output.
-    if on_cpu and not _has_simd_stage(weight, stride, padding, pool) and pool <= _LIBRARY_LARGEST_POOL and x.numel():
+    library = pool <= _LIBRARY_LARGEST_POOL and max(*weight.shape[2:], *stride, *padding) <= _LIBRARY_LARGEST
+    if on_cpu and library and not _has_simd_stage(weight, stride, padding, pool) and x.numel():
         height, width = _pooled_size(x.shape[2], x.shape[3], weight, stride, padding, 1)
         return y, x.new_empty(x.shape[0] * weight.shape[0] * height * width)
     return y, _empty_kept(x, x.shape[0], x.shape[3], weight, size, stride, padding, pool)

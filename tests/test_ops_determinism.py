@@ -37,6 +37,23 @@ def test_repetition_of_other_shapes(layout: str, count: int) -> None:
             same_bits("again", run(case.function(ops), [x, *rest], grad), first)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        ConvCase(1, 2, 9, 9, 3, (3, 3), (40_000, 40_000), (30_000, 20_001), 1),
+        ConvCase(2, 1, 3, 3, 2, (2, 2), (1030, 1), (1030, 0), 2),
+    ],
+    ids=str,
+)
+def test_strides_that_torch_s_convolution_dies_of(case: ConvCase) -> None:
+    """They keep to the general kernel; most windows see nothing but padding."""
+    inputs = case.inputs(fresh_generator())
+    got = run(case.function(ops), inputs)
+    want = run(case.function(ops), leaves(inputs, torch.float64))
+    for name, a, b in zip(["y", "x", "weight", "bias", "beta", "gamma"], got, want, strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5, msg=name)
+
+
 @pytest.mark.parametrize("name", ["gdn", "conv_gdn_pool", "crop_conv_gdn_pool"])
 def test_rest_of_the_batch(name: str) -> None:
     """A sample alone, or among others in another order, has the same output and the same gradient."""

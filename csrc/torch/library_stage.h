@@ -14,8 +14,14 @@
 
 namespace meon::torch_ops {
 
+// Of kernel, stride and padding: torch's convolution dies of a stride of some ten thousand.
+inline constexpr int64_t kLibraryLargest = 1024;
+
 // float64 keeps to the kernel of csrc/cpu/stage.h, whose sums have one order whatever the batch and the threads.
 inline bool has_library_stage(const ConvShape& s, ScalarType type) {
+  for (const int64_t n : {s.kernel_h, s.kernel_w, s.stride_h, s.stride_w, s.pad_h, s.pad_w}) {
+    if (n > kLibraryLargest) return false;
+  }
   return type == ScalarType::Float && s.batch > 0 && s.in_h > 0 && s.in_w > 0 && s.pool <= cpu::kGdnMaxPool &&
          !cpu::has_simd_stage(s);
 }
@@ -62,6 +68,11 @@ struct LibraryConvolution {
   }
 };
 
+// Of the convolution's two sides. Where the input has few channels, channels_last is several times as fast.
+inline MemoryFormat library_format(const ConvShape& s, const Tensor& x) {
+  return s.in_channels <= 16 ? MemoryFormat::ChannelsLast : gdn_format(x);
+}
+
 inline GdnPoolShape gdn_pool_shape(const ConvShape& s, MemoryFormat format) {
   return {.batch = s.batch,
           .channels = s.out_channels,
@@ -81,7 +92,7 @@ inline Tensor as_row(const Tensor& z, MemoryFormat format) {
 // x as conv_gdn_pool takes it, checked. With `kept`, the convolution's output goes there.
 inline Tensor library_stage_forward(const ConvShape& s, const Tensor& x, const StageTensors& p,
                                     const Parallel& parallel, Tensor* kept) {
-  const MemoryFormat format = gdn_format(x);
+  const MemoryFormat format = library_format(s, x);
   const Tensor z = torch::stable::contiguous(
       LibraryConvolution(s).forward(torch::stable::contiguous(x, format), p.weight, p.bias), format);
   Tensor y = new_output(x, s);
@@ -99,7 +110,7 @@ inline Tensor library_stage_forward(const ConvShape& s, const Tensor& x, const S
 inline Tensor library_stage_backward(const ConvShape& s, const Tensor& grad, const Tensor& x, const StageTensors& p,
                                      bool input_grad, const std::optional<Tensor>& kept, const Parallel& parallel,
                                      StageGradients& out) {
-  const MemoryFormat format = gdn_format(x);
+  const MemoryFormat format = library_format(s, x);
   const Tensor xc = torch::stable::contiguous(x, format);
   const LibraryConvolution convolution(s);
   const Tensor z =
