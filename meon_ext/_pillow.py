@@ -54,7 +54,7 @@ _bomb_before: int | None = None
 
 
 @contextlib.contextmanager
-def _pillow_limit(max_pixels: int) -> Iterator[None]:
+def pillow_limit(max_pixels: int) -> Iterator[None]:
     """Lift Pillow's process-wide pixel limit to ours while any thread decodes, and put it back after the last one."""
     global _bomb_depth, _bomb_before
     with _bomb_lock:
@@ -76,7 +76,7 @@ def _pillow_limit(max_pixels: int) -> Iterator[None]:
 def _guarded(name: str, max_pixels: int) -> Iterator[None]:
     """Under our own pixel limit, turn whatever Pillow raises on a bad file into an ImageError that names it."""
     try:
-        with _pillow_limit(max_pixels):
+        with pillow_limit(max_pixels):
             yield
     except ImageError:
         raise

@@ -1,6 +1,7 @@
 """meon_ext.distortions: what every type must do, on photographs, odd sizes and wrong input."""
 
 import hashlib
+import io
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -58,7 +59,7 @@ def test_every_level_changes_the_picture_and_nothing_else(name: str) -> None:
     before = clean.copy()
     for level in LEVELS:
         made = distort(clean, name, level, seed=3)
-        assert made.dtype == np.uint8 and made.shape == clean.shape and made.flags.c_contiguous
+        assert made.dtype == np.uint8 and made.shape == clean.shape and made.flags.c_contiguous and made.flags.writeable
         assert not np.shares_memory(made, clean) and (made != clean).any()
         assert (distort(clean, name, level, seed=3) == made).all()
     assert (clean == before).all()
@@ -187,6 +188,39 @@ def test_a_codec_that_pillow_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
         distort(np.zeros((9, 9, 3), np.uint8), "avif", 1)
     with pytest.raises(DistortionError, match="unknown type"):
         available("fog")
+
+
+@pytest.mark.parametrize(("name", "width"), [("jpeg", 65501), ("jpeg_transmission", 65501), ("webp", 16384)])
+def test_sides_longer_than_the_codec_takes(name: str, width: int) -> None:
+    if available(name):
+        with pytest.raises(DistortionError, match=rf"cannot code a picture of {width} x 2 pixels .*; crop"):
+            distort(np.zeros((2, width, 3), np.uint8), name, 1)
+
+
+def test_pictures_over_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow warns beyond its limit and fails beyond twice of it, which a large photograph exceeds."""
+    clean = photograph("coffee", 64, 64)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    for name in ("jpeg", "jpeg2000", "jpeg_transmission", "webp", "avif"):
+        if available(name):
+            assert distort(clean, name, 1).shape == clean.shape
+    assert Image.MAX_IMAGE_PIXELS == 1000
+
+
+def test_one_error_reaches_no_further_than_the_next_restart_marker() -> None:
+    """Level 1 hits one interval here: 4 units of 16 x 16, and a pixel more where chroma is interpolated."""
+    clean = photograph("coffee", 128, 128)
+    file = io.BytesIO()
+    Image.fromarray(clean).save(file, "JPEG", quality=90)
+    with Image.open(file) as image:
+        received = np.asarray(image)
+    changed = 0
+    for seed in range(12):
+        rows, columns = np.nonzero((distort(clean, "jpeg_transmission", 1, seed=seed) != received).any(2))
+        if len(rows):  # a bit that only pads the interval changes nothing
+            changed += 1
+            assert np.ptp(rows) < 16 + 2 and np.ptp(columns) < 64 + 2
+    assert changed >= 10
 
 
 def test_public_names() -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
 # The colour photographs that scikit-image's wheel itself holds, without compression losses.
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "motorcycle_left")
 _SEED = 0
+_DISTORTIONS = ("jpeg", "jpeg2000", "white_noise", "gaussian_blur")
+_LEVEL = 4
 
 
 def add_parser(commands: Any) -> None:
@@ -138,54 +139,16 @@ def untrained_weights() -> WeightsFile:
 
 def variants(photograph: Path) -> Iterator[tuple[str, Image]]:
     """The photograph as it is and with each distortion, by name."""
+    import numpy as np
     from PIL import Image
+
+    from meon_ext.distortions import distort
 
     with Image.open(photograph) as opened:
         pristine = opened.convert("RGB")
     yield "pristine", pristine
-    for name, distort in _DISTORTIONS.items():
-        yield name, distort(pristine)
-
-
-def _jpeg(image: Image) -> Image:
-    return _coded(image, "JPEG", quality=10)
-
-
-def _jpeg2000(image: Image) -> Image:
-    return _coded(image, "JPEG2000", quality_mode="rates", quality_layers=[100])  # a hundredth of the raw size
-
-
-def _coded(image: Image, format: str, **options: Any) -> Image:
-    from PIL import Image
-
-    file = io.BytesIO()
-    image.save(file, format, **options)
-    with Image.open(file) as coded:
-        coded.load()
-        return coded
-
-
-def _white_noise(image: Image) -> Image:
-    import numpy as np
-    from PIL import Image
-
-    pixels = np.asarray(image)
-    noise = np.random.default_rng(_SEED).normal(0, 30, pixels.shape)
-    return Image.fromarray(np.clip(np.rint(pixels + noise), 0, 255).astype(np.uint8))
-
-
-def _blur(image: Image) -> Image:
-    from PIL import ImageFilter
-
-    return image.filter(ImageFilter.GaussianBlur(3))
-
-
-_DISTORTIONS: dict[str, Callable[[Image], Image]] = {
-    "jpeg": _jpeg,
-    "jpeg2000": _jpeg2000,
-    "white_noise": _white_noise,
-    "gaussian_blur": _blur,
-}
+    for name in _DISTORTIONS:
+        yield name, Image.fromarray(distort(np.asarray(pristine), name, _LEVEL, seed=_SEED))
 
 
 def _means(rows: list[tuple[str, Row]]) -> str:

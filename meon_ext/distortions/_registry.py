@@ -252,7 +252,8 @@ def distort(image: NDArray[np.uint8], type: str, level: int, *, seed: int = 0) -
     level: 1 (slight) to 5 (severe). seed: 0 or more.
     Returns a new uint8 array of the same shape, the same whenever image, type, level and seed are (for types that
     Pillow codes: with the same Pillow).
-    Raises ImageError for another kind of image, DistortionError for the rest and where Pillow lacks the codec.
+    Raises ImageError for another kind of image, DistortionError for the rest, where Pillow lacks the codec, and where
+    the codec takes no picture of this size.
     """
     pixels = _checked_image(image)
     described = _type(type)
@@ -263,7 +264,7 @@ def distort(image: NDArray[np.uint8], type: str, level: int, *, seed: int = 0) -
     made = described.apply(pixels, parameter, random)
     if made.dtype != np.uint8:
         made = np.clip(np.rint(made), 0, 255).astype(np.uint8)
-    return np.ascontiguousarray(made, np.uint8)
+    return np.require(made, np.uint8, ["C", "W"])  # what Pillow hands out is read-only
 
 
 def _type(name: str) -> DistortionType:

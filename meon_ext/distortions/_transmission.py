@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meon_ext.distortions._codecs import decoded
+from meon_ext.distortions._codecs import decoded, encoded
 from meon_ext.distortions._planes import Floats, Pixels, from_ycc, to_ycc
 from meon_ext.distortions._wavelets import decompose, recompose
 
@@ -26,16 +25,13 @@ def jpeg(pixels: Pixels, share: float, random: np.random.Generator) -> Pixels:
     Markers are neither hit nor made, so the decoder finds each restart marker and goes on behind it; what it makes of
     the interval until then is up to the bits.
     """
-    from PIL import Image
-
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "JPEG", quality=_JPEG_QUALITY, restart_marker_blocks=_RESTART_INTERVAL)
-    stream = np.frombuffer(file.getvalue(), np.uint8).copy()
-    intervals = list(_restart_intervals(stream.tobytes()))
+    sent = encoded(pixels, "JPEG", quality=_JPEG_QUALITY, restart_marker_blocks=_RESTART_INTERVAL)
+    stream = np.frombuffer(sent, np.uint8).copy()
+    intervals = list(_restart_intervals(sent))
     hits = random.choice(len(intervals), max(1, round(share * len(intervals))), replace=False)
     for hit in np.sort(hits):
         _flip_a_bit(stream[slice(*intervals[hit])], random)
-    return decoded(io.BytesIO(stream.tobytes()))
+    return decoded(stream.tobytes(), pixels)
 
 
 def _restart_intervals(stream: bytes) -> Iterator[tuple[int, int]]:
