@@ -24,6 +24,7 @@ wrong is an ImageError that names the file and the remedy.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -33,13 +34,13 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meon_ext.errors import ImageError
 
 if TYPE_CHECKING:
     import PIL.Image
     import torch
+    from numpy.typing import NDArray
 
 __all__ = ["ImageLike", "LoadedImage", "PendingImage", "load_image", "open_image"]
 
@@ -154,7 +155,8 @@ def _pending_file(opener: Callable[[], IO[bytes]], name: str, limit: int) -> Pen
         raise
 
     def decode() -> LoadedImage:
-        with file, image:
+        # Closed, not just left behind: Pillow's pixels, 4 bytes each, must be gone before the picture is scored.
+        with file, contextlib.closing(image):
             pixels = _pillow.decode(image, name, limit)
         return _finish(pixels, name)
 

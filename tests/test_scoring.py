@@ -592,6 +592,32 @@ def test_scoring_on_the_core_imports_no_torch(tmp_path: Path) -> None:
     assert result.stdout.split() == ["core", "False"]
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp"])
+def test_pillows_pixels_are_gone_while_the_network_runs(tmp_path: Path, suffix: str) -> None:
+    """Pillow keeps 4 bytes a pixel, which would more than double what a picture takes."""
+    code = """
+import re, sys
+from meon_ext import Scorer
+from meon_ext.cli.demo import untrained_weights
+
+def resident():
+    return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024
+
+scorer = Scorer(untrained_weights(), threads=2)
+run, seen = scorer._backend.forward_crops, []
+scorer._backend.forward_crops = lambda *inputs: (seen.append(resident() - inputs[0].nbytes), run(*inputs))[1]
+for name in ("small.", "large."):
+    list(scorer.score_many([name + sys.argv[1]]))
+print(seen[1] - seen[0])
+"""
+    large = Image.new("RGB", (4000, 3000), (10, 90, 200))
+    large.resize((300, 300)).save(tmp_path / f"small.{suffix}")
+    large.save(tmp_path / f"large.{suffix}")
+    command = [sys.executable, "-c", code, suffix]
+    ran = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert int(ran.stdout) < 4000 * 3000 * 4 / 2, "bytes over the picture itself"
+
+
 def test_released_weights_by_path_in_another_folder(release: Path, tmp_path: Path) -> None:
     shutil.copy(release / "meon_release.safetensors", tmp_path / "renamed.safetensors")
     result = score(release / "demo_1.png", model=tmp_path / "renamed.safetensors")
