@@ -6,13 +6,13 @@ import sys
 from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meon_ext._pillow import over_white
 from meon_ext.errors import ImageError
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 
 def is_tensor(value: object) -> TypeGuard[torch.Tensor]:

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meon_ext._native import core
 from meon_ext.errors import MeonError, NativeError
@@ -16,6 +15,7 @@ from meon_ext.weights_io import Architecture, WeightsFile
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
     from meon_ext.model import MEON
 

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
 from meon_ext import images
 from meon_ext._backends import Backend, make_backend
@@ -23,6 +22,7 @@ from meon_ext.weights_io import CROP_SIZE, WeightsFile, read_weights, resolve_we
 
 if TYPE_CHECKING:
     import torch
+    from numpy.typing import NDArray
 
 __all__ = ["Score", "Scorer", "score"]
 

@@ -5,6 +5,8 @@ whichever form they were trained), so that any implementation can read them; its
 Files come from anywhere, so everything in one is checked before use, and everything wrong with one is a WeightsError.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
@@ -14,13 +16,14 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
-from numpy.typing import NDArray
 
-from meon_ext._files import write_whole
 from meon_ext.errors import WeightsError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = [
     "CROP_SIZE",
@@ -169,7 +172,7 @@ class Architecture:
         return asdict(self)
 
     @classmethod
-    def from_json(cls, value: object) -> "Architecture":
+    def from_json(cls, value: object) -> Architecture:
         """The inverse of ``to_json``. Raises ValueError for missing, unknown or impossible entries."""
         names = {f.name for f in fields(cls)}
         if not isinstance(value, dict) or set(value) != names:
@@ -241,7 +244,7 @@ class QualityMapping:
         return {"raw": list(self.raw), "quality": list(self.quality)}
 
     @classmethod
-    def from_json(cls, value: object) -> "QualityMapping":
+    def from_json(cls, value: object) -> QualityMapping:
         """The inverse of ``to_json``. Raises ValueError for anything that is not such an object."""
         if not isinstance(value, dict) or set(value) != {"raw", "quality"}:
             raise ValueError("a quality mapping is an object with the entries 'raw' and 'quality'")
@@ -340,6 +343,8 @@ def write_weights(path: str | os.PathLike[str], weights: WeightsFile) -> str:
     Raises WeightsError when the weights do not fit together or the file cannot be written.
     """
     from safetensors.numpy import save
+
+    from meon_ext._files import write_whole
 
     check_weights(weights, os.fspath(path))
     clash = sorted(_OWN_KEYS & set(weights.metadata))

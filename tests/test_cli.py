@@ -8,6 +8,7 @@ import io
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -25,6 +26,7 @@ from meon_ext import __version__
 from meon_ext.cli import main
 from meon_ext.cli._paths import expand, natural_key
 from meon_ext.cli._rows import COLUMNS, make_writer, printable, shortened
+from meon_ext.cli._terminal import terminal_width
 from meon_ext.cli.demo import untrained_weights
 from meon_ext.scoring import Scorer
 from meon_ext.weights_io import read_weights, write_weights
@@ -483,8 +485,29 @@ def test_help_and_score_import_no_torch(folder: Path, model: str) -> None:
         assert "torch" not in modules_after(f"main({arguments!r})", folder)
     loaded = modules_after(f"main(['score', 'img2.png', '--quiet', '--model', {model!r}])", folder)
     assert "numpy" in loaded
-    # Each takes milliseconds that one picture does not need.
-    assert not {"scipy", "concurrent.futures", "glob", "unicodedata", "PIL.TiffImagePlugin"} & loaded
+    # Each takes time that one picture does not need, unless NumPy or Pillow have taken it already.
+    without = {
+        *("scipy", "concurrent.futures", "glob", "unicodedata", "shutil", "secrets", "random", "subprocess"),
+        *(f"PIL.{name}ImagePlugin" for name in ("Bmp", "Gif", "Jpeg", "Ppm", "Tiff")),
+        *("numpy.typing", "safetensors.numpy", "meon_ext.convert", "meon_ext.cli.demo", "meon_ext.cli.info"),
+    }
+    theirs = modules_after("__import__('numpy') and __import__('PIL.Image') and 0", folder)
+    assert not (without - theirs) & loaded
+
+
+@pytest.mark.parametrize("columns", ["", "0", "-5", "many", "57"])
+@pytest.mark.parametrize("size", [None, (0, 0), (123, 45)])
+def test_terminal_width_is_that_of_shutil(
+    columns: str, size: tuple[int, int] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(*_: object) -> os.terminal_size:
+        if size is None:
+            raise OSError
+        return os.terminal_size(size)
+
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(os, "get_terminal_size", ask)
+    assert terminal_width() == shutil.get_terminal_size().columns
 
 
 @posix

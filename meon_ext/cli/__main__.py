@@ -2,6 +2,6 @@
 
 import sys
 
-from meon_ext.cli import main
+from meon_ext.cli import console
 
-sys.exit(main())
+sys.exit(console())

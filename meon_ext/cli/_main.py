@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 from meon_ext._version import __version__
 from meon_ext.cli._rows import printable
+from meon_ext.cli._terminal import terminal_width
 from meon_ext.errors import MeonError
 
 # Modules of this package, in the order of the help.
@@ -39,14 +42,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _EXIT_BROKEN_PIPE
 
 
+def console() -> int:
+    """``main`` as a process of its own, which ends with it."""
+    code = main()
+    # The interpreter would look through all objects for cycles before it ends, for longer than many pictures take.
+    # Files are closed and buffers are written all the same; only memory is left to the system.
+    gc.freeze()
+    return code
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """argparse makes one for every argument, and would import shutil for the width each time nothing is printed."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=terminal_width() - 2)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Its commands' parsers are of this class too."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, **settings)
+
+
 def _parser(argv: Sequence[str] = ()) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="meon",
         description="Blind image quality assessment: how good a photograph looks, 0 (worst) to 100 (best), and what "
         "spoils it.",
     )
     parser.add_argument("--version", action="version", version=f"meon_ext {__version__}")
-    # Without prog, argparse formats one and imports shutil for it, which takes longer than scoring a small picture.
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, prog="meon")
     # The others' modules and parsers would take longer than scoring a small picture.
     for name in (argv[0],) if argv and argv[0] in _COMMANDS else _COMMANDS:

@@ -14,6 +14,7 @@ from typing import Literal
 
 from meon_ext._image_names import is_image_name
 from meon_ext.cli._rows import Write
+from meon_ext.cli._terminal import terminal_width
 from meon_ext.errors import MeonError
 
 _FORMAT_OF_SUFFIX = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -112,10 +113,4 @@ def _standard_output() -> Sink:
         is_file = stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
     except OSError:  # io.UnsupportedOperation among them: no file beneath
         is_file = False
-    return Sink(write_through, _terminal_width() if stream.isatty() else None, encoding, is_file)
-
-
-def _terminal_width() -> int:
-    import shutil  # takes longer to import than a picture to score
-
-    return shutil.get_terminal_size().columns
+    return Sink(write_through, terminal_width() if stream.isatty() else None, encoding, is_file)
