@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 
 # Only formats that a magic number identifies. Pillow also opens EPS (by running Ghostscript) and TGA (by guessing),
 # neither of which a file from a stranger should reach.
+_PLAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
+# By how a file starts.
 _COMMON_PLUGINS = {
     b"\x89PNG\r\n\x1a\n": ("PNG", "PngImagePlugin"),
     b"\xff\xd8\xff": ("JPEG", "JpegImagePlugin"),
 }
-_PLAIN_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
 _PLUGIN_FORMATS = {
     "WEBP": "WebPImagePlugin",
     "TIFF": "TiffImagePlugin",

@@ -46,13 +46,13 @@ def console() -> int:
     """``main`` as a process of its own, which ends with it."""
     code = main()
     # The interpreter would look through all objects for cycles before it ends, for longer than many pictures take.
-    # Files are closed and buffers are written all the same; only memory is left to the system.
+    # Every command has closed its files by now, so only memory is left, which the system takes back.
     gc.freeze()
     return code
 
 
 class _HelpFormatter(argparse.HelpFormatter):
-    """argparse makes one for every argument, and would import shutil for the width each time nothing is printed."""
+    """argparse makes one for every argument, and would import shutil for the width, whether or not help is printed."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, width=terminal_width() - 2)
