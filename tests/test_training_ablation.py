@@ -66,7 +66,8 @@ def test_finished_cells_are_not_run_again(tmp_path: Path, capsys: pytest.Capture
     arguments = ["ablation", "--config", str(tmp_path / "settings.json"), "--out", str(tmp_path / "out")]
     assert main([*arguments, "--splits", "1", "--variants", "meon,single", "--jobs", "2"]) == 0
     out, err = capsys.readouterr()
-    assert {line.split(":")[0] for line in err.splitlines()[1:]} == {"step1-gdn-1-00", "single-00", "meon-00"}
+    said = {line.split(":")[0] for line in err.splitlines()[1:]} - {"no plot"}  # where matplotlib is not installed
+    assert said == {"step1-gdn-1-00", "single-00", "meon-00"}
     assert "| single task | 123,401 | " in out and "| MEON (GDN, fusion, pre-trained) | 149,134 | " in out
     assert out.count("MEON (GDN") == 2 and "| DeepIQA, for its size | about 5,200,000 |" in out
     with (tmp_path / "out" / "ablation.csv").open() as file:
