@@ -520,6 +520,9 @@ def test_pixel_limit_comes_before_decoding(monkeypatch: pytest.MonkeyPatch) -> N
     bomb = raw_png(60000, 60000, 8, 2, b"")
     with pytest.raises(ImageError, match="limit of 512000000"):
         load_image(bomb)
+    # Below Pillow's own limit, ours alone is there.
+    with pytest.raises(ImageError, match="300 x 300 is more than the limit of 89999"):
+        load_image(raw_png(300, 300, 8, 2, b""), max_pixels=89999)
     with pytest.raises(ImageError, match="limit of 89999"):
         load_image(rgb(300, 300), max_pixels=89999)
     assert load_image(png(rgb(300, 300)), max_pixels=90000).width == 300
@@ -530,6 +533,21 @@ def test_pixel_limit_comes_before_decoding(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("MEON_MAX_PIXELS", "many")
     with pytest.raises(ValueError, match="MEON_MAX_PIXELS"):
         load_image(rgb())
+
+
+def test_a_picture_that_grows_while_it_is_decoded() -> None:
+    """Some plugins know the true size only then."""
+
+    class Growing(Image.Image):
+        def load(self) -> Any:
+            if self.size == (SIDE, SIDE):
+                self.im, self._size = Image.new("RGB", (2 * SIDE, SIDE)).im, (2 * SIDE, SIDE)
+            return super().load()
+
+    picture = Growing()
+    picture.im, picture._mode, picture._size = Image.new("RGB", (SIDE, SIDE)).im, "RGB", (SIDE, SIDE)
+    with pytest.raises(ImageError, match=f"{2 * SIDE} x {SIDE} is more than the limit"):
+        load_image(picture, max_pixels=SIDE * SIDE)
 
 
 def test_pillows_own_limit_is_lifted_and_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -603,10 +621,14 @@ def test_no_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
-def test_fifo_does_not_hang(tmp_path: Path) -> None:
+@pytest.mark.parametrize("swapped", [False, True])
+def test_fifo_does_not_hang(swapped: bool, tmp_path: Path) -> None:
+    """Not even one that takes a picture's place after it was looked at."""
     fifo = tmp_path / "a.png"
     os.mkfifo(fifo)
     code = f"from meon_ext.images import load_image; load_image({str(fifo)!r})"
+    if swapped:
+        code = f"import os, meon_ext.images; seen = os.stat({__file__!r}); os.stat = lambda path: seen; {code}"
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent
     )

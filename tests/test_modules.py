@@ -137,6 +137,12 @@ def test_initial_values(parametrization: Parametrization) -> None:
     assert torch.equal(gamma == 0, expected == 0)
 
 
+def test_reparam_keeps_what_the_paper_keeps() -> None:
+    """r = sqrt(v + 2^-36): a checkpoint's numbers mean the same elsewhere."""
+    gdn = GDN(2, "reparam", gamma_init=2.0**-36, backend="reference")
+    assert torch.equal(gdn.gamma_root, torch.tensor([[2.0**-17.5, 2.0**-18], [2.0**-18, 2.0**-17.5]]))
+
+
 @given(st.lists(st.floats(0, 1e6, width=32), min_size=4, max_size=4))
 def test_reparam_gives_back_what_was_loaded(values: list[float]) -> None:
     gdn = GDN(2, "reparam", backend="reference")
