@@ -1,4 +1,5 @@
 // GDN with max-pool in one kernel, in every memory layout of its two sides, against the simplest loops.
+#include <algorithm>
 #include <vector>
 
 #include "cpu/gdn_tiles.h"
@@ -135,7 +136,37 @@ void check_all_cases() {
   });
 }
 
+// Where all pixels are equal, the gradient goes to the first of each window, as in torch's max_pool2d; the oracle's
+// cases leave out what rounding might decide, and ties with it.
+template <class T>
+void check_ties() {
+  Random random(1);
+  for (const int64_t pool : {2, 3}) {
+    Inputs<T> in({2, 5, 3 * pool + 1, 4 * pool, pool}, random);
+    std::fill(in.x.begin(), in.x.end(), T(2));
+    std::fill(in.gamma.begin(), in.gamma.end(), T(0));
+    for (T& g : in.grad) g = T(1);
+    on_every_instruction_set([&] {
+      for (const bool last : {false, true}) {
+        INFO("pool " << pool << ", channels last: " << last << ", " << sizeof(T) << " bytes");
+        const Outputs<T> got = run(in, last, last, Serial());
+        for (size_t i = 0; i < got.grad_x.size(); ++i) {
+          const int64_t at = static_cast<int64_t>(i) % (in.s.height * in.s.width);
+          const int64_t row = at / in.s.width, column = at % in.s.width;
+          const bool first = row % pool == 0 && column % pool == 0 && row < in.s.out_h() * pool;
+          CHECK((got.grad_x[i] != T(0)) == first);
+        }
+      }
+    });
+  }
+}
+
 }  // namespace
+
+TEST(ties_go_to_the_first) {
+  check_ties<float>();
+  check_ties<double>();
+}
 
 TEST(agrees_with_the_oracle_in_float) { check_all_cases<float>(); }
 TEST(agrees_with_the_oracle_in_double) { check_all_cases<double>(); }
