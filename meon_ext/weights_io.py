@@ -45,7 +45,7 @@ INPUT_RANGE = "RGB 0..255"
 RELEASE_CLASSES = ("jpeg2000", "jpeg", "white_noise", "gaussian_blur", "pristine")
 
 WEIGHTS_FOLDER = Path(__file__).resolve().parent / "weights"
-DEFAULT_NAME = "default"
+DEFAULT_NAME = "meon"
 SUFFIX = ".safetensors"
 # The largest variant is under 1 MiB a hundred classes; more than this is not a MEON and not worth reading into memory.
 MAX_FILE_BYTES = 64 * 1024 * 1024
@@ -302,7 +302,7 @@ def resolve_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
             return shipped
         if name_or_path == DEFAULT_NAME:
             raise WeightsError(
-                "no default weights ship with this version of meon_ext yet; "
+                f"{shipped}: the default weights are missing from this installation of meon_ext; install it again, or "
                 "name a weights file, on the command line with --model FILE"
             )
     if os.path.exists(path):  # noqa: PTH110 - as above

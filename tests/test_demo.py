@@ -47,10 +47,10 @@ def test_without_a_model_it_says_that_the_weights_are_untrained(
 def test_default_weights_are_taken_where_they_ship(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_weights(tmp_path / "default.safetensors", demo.untrained_weights())
+    write_weights(tmp_path / "meon.safetensors", demo.untrained_weights())
     monkeypatch.setattr("meon_ext.weights_io.WEIGHTS_FOLDER", tmp_path)
     assert main(["demo"]) == 0
-    assert capfd.readouterr().out.startswith("weights: default (")
+    assert capfd.readouterr().out.startswith("weights: meon (")
 
 
 def test_kept_pictures_score_the_same(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

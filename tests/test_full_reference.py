@@ -9,7 +9,7 @@ from scipy.signal import convolve2d
 
 from meon_ext import full_reference
 from meon_ext.errors import ImageError
-from meon_ext.full_reference import METRICS, gmsd, ms_ssim, quality, vif
+from meon_ext.full_reference import METRICS, gmsd, mdsi, ms_ssim, quality, vif
 
 Picture = NDArray[np.uint8]
 Plane = NDArray[np.float64]
@@ -54,6 +54,39 @@ def test_gmsd_by_its_definition(pair: tuple[Picture, Picture]) -> None:
     x, y = (gradient(luminance(picture)) for picture in pair)
     expected = np.std((2 * x * y + 170) / (x * x + y * y + 170))
     assert gmsd(*pair) == pytest.approx(expected, rel=1e-12)
+
+
+def test_mdsi_by_its_definition(pair: tuple[Picture, Picture]) -> None:
+    def planes(picture: Picture) -> list[Plane]:
+        r, g, b = (convolve2d(picture[..., i], np.full((2, 2), 0.25), "valid")[::2, ::2] for i in range(3))
+        luma = 0.2989 * r + 0.5870 * g + 0.1140 * b
+        return [luma, 0.30 * r + 0.04 * g - 0.35 * b, 0.34 * r - 0.60 * g + 0.17 * b]
+
+    def gradient(plane: Plane) -> Plane:
+        prewitt = np.array([[1, 0, -1]] * 3) / 3
+        return np.asarray(np.sqrt(convolve2d(plane, prewitt, "same") ** 2 + convolve2d(plane, prewitt.T, "same") ** 2))
+
+    def alike(x: Plane, y: Plane, c: float) -> Plane:
+        return np.asarray((2 * x * y + c) / (x * x + y * y + c))
+
+    def index(first: Picture, second: Picture) -> float:
+        (l1, h1, m1), (l2, h2, m2) = planes(first), planes(second)
+        g1, g2, g = gradient(l1), gradient(l2), gradient((l1 + l2) / 2)
+        structure = alike(g1, g2, 140) + alike(g2, g, 55) - alike(g1, g, 55)
+        chroma = (2 * (h1 * h2 + m1 * m2) + 550) / (h1**2 + h2**2 + m1**2 + m2**2 + 550)
+        root = (0.6 * structure + 0.4 * chroma).astype(complex) ** 0.25
+        return float(np.mean(np.abs(root - root.mean())) ** 0.25)
+
+    reference, distorted = pair
+    # Opposite colours make similarities negative, and their roots complex.
+    opposite = np.where((np.arange(256) // 9 % 2)[None, :, None], 255 - reference, reference).astype(np.uint8)
+    for other in (distorted, opposite):
+        assert mdsi(reference, other) == pytest.approx(index(reference, other), rel=1e-12)
+    # It is not symmetric: what a distortion adds and what it takes away weigh differently.
+    assert mdsi(distorted, reference) != pytest.approx(mdsi(reference, distorted), rel=1e-6)
+    assert mdsi(reference, reference) == 0
+    with pytest.raises(ImageError):
+        mdsi(reference, distorted[:, :-1])
 
 
 def test_the_last_scale_of_ms_ssim_is_ssim(pair: tuple[Picture, Picture], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,15 @@ def test_pristine_pictures_become_types_and_levels(tmp_path: Path) -> None:
     assert set(_gather(tmp_path, by_level=False).kinds) == {Kind(n) for n in gathered.classes}
 
 
+def test_pristine_pictures_can_be_as_frequent_as_a_type(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "pristine")
+    samples = _gather(tmp_path, synthesis={"variants": 3, "pristine_repeat": 2}).pretraining["training"]
+    for name in ("white_noise", "gaussian_blur", "pristine"):
+        assert (samples.distortion == name).sum() == 3 * 2 * 3
+    made = {(p.path, p.variant) for p in samples.pictures if p.distortion == "pristine"}
+    assert len(made) == 3 * 2 * 3
+
+
 def test_a_data_set_keeps_its_own_unit(tmp_path: Path, scored: Path) -> None:
     gathered = _gather(tmp_path, data=[{"name": "csv", "root": str(scored), "repeat": 2}])
     assert (gathered.score_name, gathered.scale, gathered.higher_is_better) == ("DMOS", (0.0, 80.0), False)

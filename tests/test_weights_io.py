@@ -397,16 +397,16 @@ def test_resolve_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     folder.mkdir()
     monkeypatch.setattr(weights_io, "WEIGHTS_FOLDER", folder)
     monkeypatch.chdir(tmp_path)
-    for name in (None, "default"):
-        with pytest.raises(WeightsError, match=r"no default weights ship.*--model FILE"):
+    for name in (None, "meon"):
+        with pytest.raises(WeightsError, match=r"meon\.safetensors: the default weights are missing.*--model FILE"):
             resolve_weights(name)
     with pytest.raises(WeightsError, match=r"other: .*ship with meon_ext \(those are: none\)"):
         resolve_weights("other")
-    (folder / "default.safetensors").touch()
+    (folder / "meon.safetensors").touch()
     (folder / "other.safetensors").touch()
-    assert resolve_weights() == resolve_weights("default") == folder / "default.safetensors"
+    assert resolve_weights() == resolve_weights("meon") == folder / "meon.safetensors"
     assert resolve_weights("other") == folder / "other.safetensors"
-    with pytest.raises(WeightsError, match=r"those are: default, other"):
+    with pytest.raises(WeightsError, match=r"those are: meon, other"):
         resolve_weights("third")
     local = tmp_path / "third"
     local.touch()

@@ -53,7 +53,8 @@ class SynthesisConfig:
         the cost and the cache; 0 takes pictures whole.
     scale: least and greatest factor by which a picture is resampled first, at random; between them, photographs show
         more kinds of detail. It never makes a side smaller than 256. (1, 1) leaves them as they are.
-    variants: how many cuts and scales there are of each picture, type and level.
+    variants: how many cuts and scales there are of each picture, type and level. pristine_repeat: how many
+        times as many there are of the picture without distortion; the number of levels makes it as frequent as a type.
     scores: a CSV with the columns image, distortion, level and score (0 to 100, higher is better), a teacher's word on
         the quality of each picture after the distortion; image is the file's name or its path below the folder. Without
         it the quality is 100 - 16 * level, 100 for pristine: a stand-in that knows no difference between types.
@@ -68,6 +69,7 @@ class SynthesisConfig:
     side: int = 384
     scale: tuple[float, float] = (1.0, 1.0)
     variants: int = 1
+    pristine_repeat: int = 1
     scores: str = ""
     joint: bool = False
     repeat: int = 1
@@ -82,6 +84,7 @@ class SynthesisConfig:
         low, high = self.scale
         _require(0.1 <= low <= high <= 4, "synthesis.scale", "two factors in order, within 0.1 to 4", self.scale)
         _require(self.variants >= 1, "synthesis.variants", "at least 1", self.variants)
+        _require(self.pristine_repeat >= 1, "synthesis.pristine_repeat", "at least 1", self.pristine_repeat)
         _require(self.repeat >= 1, "synthesis.repeat", "at least 1", self.repeat)
         _require(self.seed >= 0, "synthesis.seed", "at least 0", self.seed)
 

@@ -69,16 +69,23 @@ class PictureLoader:
         self._cache.put(key, pixels)
         return pixels
 
+    def undistorted(self, picture: Picture) -> NDArray[np.uint8]:
+        """The same cut of the same picture as ``load`` gives, before it was distorted."""
+        return self.load(picture) if picture.variant < 0 else self._clean(picture)[0]
+
     def _make(self, picture: Picture) -> NDArray[np.uint8]:
-        pixels = self.load(Picture(picture.path))
-        name = zlib.crc32(Path(picture.path).name.encode("utf-8", "surrogateescape"))
-        what = zlib.crc32(picture.distortion.encode())
-        random = np.random.default_rng([self._seed, name, what, picture.level, picture.variant])
-        pixels = _cut(_resampled(pixels, self._scale, random), self._side, random)
+        pixels, random = self._clean(picture)
         if picture.distortion == PRISTINE:
             return pixels
         seed = int(random.integers(2**31))
         return distortions.distort(pixels, picture.distortion, picture.level, seed=seed)
+
+    def _clean(self, picture: Picture) -> tuple[NDArray[np.uint8], np.random.Generator]:
+        pixels = self.load(Picture(picture.path))
+        name = zlib.crc32(Path(picture.path).name.encode("utf-8", "surrogateescape"))
+        what = zlib.crc32(picture.distortion.encode())
+        random = np.random.default_rng([self._seed, name, what, picture.level, picture.variant])
+        return _cut(_resampled(pixels, self._scale, random), self._side, random), random
 
 
 @functools.cache

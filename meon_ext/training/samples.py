@@ -100,14 +100,14 @@ def gather(config: TrainConfig) -> Gathered:
     synthetic = synthesis_dataset(config.synthesis) if config.synthesis.pristine else None
     joint = [_Source(d, c.repeat) for d, c in zip(sets, config.data, strict=True)]
     if synthetic is not None and (config.synthesis.joint or not sets):
-        joint.append(_Source(synthetic, config.synthesis.repeat, config.synthesis.variants))
+        joint.append(_Source(synthetic, config.synthesis.repeat, *variants(config.synthesis)))
     joint = [replace(source, dataset=_with_references(source.dataset)) for source in joint]
     if len(joint) == 1:
         unit = joint[0].dataset
     else:
         joint = [replace(source, dataset=_as_quality(source.dataset)) for source in joint]
         unit = joint[0].dataset
-    first = [_Source(synthetic, 1, config.synthesis.variants)] if synthetic is not None else joint
+    first = [_Source(synthetic, 1, *variants(config.synthesis))] if synthetic is not None else joint
     joint_parts, first_parts = (_parts(sources, config.split) for sources in (joint, first))
     kinds = _kinds(first_parts.values(), config)
     classes = _classes([*joint_parts.values(), *first_parts.values()], config)
@@ -161,6 +161,11 @@ def synthesis_dataset(config: SynthesisConfig) -> Dataset:
     return Dataset("synthesis", Path(config.pristine[0]), tuple(records), "quality", (0.0, 100.0), True)
 
 
+def variants(config: SynthesisConfig) -> tuple[int, int]:
+    """In how many variants each distorted picture is made, and each pristine one."""
+    return config.variants, config.variants * config.pristine_repeat
+
+
 def _pristine(place: Path) -> tuple[Record, ...]:
     if place.is_file():
         return (Record(place, distortion=PRISTINE, group=place.name),)
@@ -174,6 +179,7 @@ class _Source:
     dataset: Dataset
     repeat: int
     variants: int = 0
+    pristine_variants: int = 0
 
 
 def _load(name: str, root: str) -> Dataset:
@@ -222,7 +228,8 @@ def _samples(parts: Iterable[tuple[Dataset, _Source]]) -> Samples:
     numbers: dict[object, int] = {}
     for place, (dataset, source) in enumerate(parts):
         for record in dataset.records:
-            for variant in range(source.variants) if source.variants else (-1,):
+            count = source.pristine_variants if record.distortion == PRISTINE else source.variants
+            for variant in range(count) if source.variants else (-1,):
                 made = (record.distortion or PRISTINE, record.level or 0) if source.variants else (PRISTINE, 0)
                 pictures.append(Picture(str(record.path), *made, variant))
                 names.append(record.distortion or "")

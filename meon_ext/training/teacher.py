@@ -1,0 +1,93 @@
+"""Scores for synthetic pictures that nobody has judged: a full-reference metric's word, on the scale of people's."""
+
+from __future__ import annotations
+
+import csv
+import io
+import multiprocessing
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from meon_ext._files import write_whole
+from meon_ext.full_reference import mdsi
+from meon_ext.metrics import LogisticFit
+from meon_ext.training.cache import PictureCache
+from meon_ext.training.config import TrainConfig
+from meon_ext.training.pictures import PRISTINE, Picture, PictureLoader
+from meon_ext.training.progress import Progress
+from meon_ext.training.samples import synthesis_dataset, variants
+
+# DMOS of MDSI, fitted by ``python/fit_full_reference.py`` to those pictures of LIVE whose references are of Kodak's
+# PhotoCD, which are in the public domain.
+_TO_DMOS = LogisticFit((126.41288229196934, -21.955831510941017, 0.3381019140168467, 0.1488458817251019))
+# Quality points for a grey level that the mean luminance moves by, which MDSI does not see. Chosen, not fitted: nobody's
+# scores for it are free to learn from.
+_PER_GREY_LEVEL = 0.4
+
+
+def teacher_quality(reference: NDArray[np.uint8], distorted: NDArray[np.uint8]) -> float:
+    """Quality of a distorted picture, 0 (worst) to 100, from MDSI and the change of the mean luminance.
+
+    Both uint8 (H, W, 3), RGB. MDSI's place on LIVE's DMOS decides; equal pictures have 100.
+    Raises ImageError for shapes that differ or a side under ``full_reference.MIN_SIDE``.
+    """
+    return quality_of(mdsi(reference, distorted), luminance_shift(reference, distorted))
+
+
+def quality_of(index: float, shift: float) -> float:
+    """Quality 0 to 100 of a value of MDSI and of ``luminance_shift``."""
+    none, found = _TO_DMOS(0.0), _TO_DMOS(index)
+    damage = 100 * (found - none) / (100 - none)
+    return float(np.clip(100 - damage - _PER_GREY_LEVEL * shift, 0, 100))
+
+
+def luminance_shift(reference: NDArray[np.uint8], distorted: NDArray[np.uint8]) -> float:
+    """By how many grey levels the mean luminance differs."""
+    weights = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
+    change = distorted.mean(axis=(0, 1)) - reference.mean(axis=(0, 1))
+    return float(abs(change @ weights))
+
+
+def write_scores(config: TrainConfig, path: str | os.PathLike[str], cache: PictureCache, jobs: int = 1) -> int:
+    """Write the CSV that ``synthesis.scores`` takes, for the pictures that this configuration makes; returns its rows.
+
+    Each score is the mean over a picture's variants. cache: keeps the pictures for the run. jobs: processes.
+    Raises DatasetError and ImageError for pristine pictures that cannot be read.
+    """
+    synthesis = replace(config.synthesis, scores="")
+    loader = PictureLoader(cache, synthesis.side, synthesis.scale, config.seed)
+    records = synthesis_dataset(synthesis).records
+    distorted, pristine = variants(synthesis)
+    work = [
+        [
+            Picture(str(r.path), r.distortion or PRISTINE, r.level or 0, v)
+            for v in range(distorted if r.level else pristine)
+        ]
+        for r in records
+    ]
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    rows.writerow(("image", "distortion", "level", "score"))
+    progress = Progress("teacher", len(work))
+    with multiprocessing.get_context("forkserver").Pool(jobs) as pool:
+        for record, score in zip(records, pool.imap(_Scorer(loader), work, chunksize=32), strict=True):
+            rows.writerow((record.group, record.distortion, record.level or 0, f"{score:.2f}"))
+            progress.step()
+    progress.clear()
+    write_whole(path, text.getvalue().encode())
+    return len(work)
+
+
+class _Scorer:
+    """The mean score of a picture's variants; a class, so that it can be sent to another process."""
+
+    def __init__(self, loader: PictureLoader) -> None:
+        self._loader = loader
+
+    def __call__(self, pictures: Sequence[Picture]) -> float:
+        scores = [teacher_quality(self._loader.undistorted(p), self._loader.load(p)) for p in pictures]
+        return float(np.mean(scores))

@@ -1,0 +1,67 @@
+"""Train the weights that ship, from the folders of their data.
+
+python python/train_default.py meon --pristine PHOTOS --biq2021 BIQ2021 --out runs/meon
+python python/train_default.py meon-classic --pristine PHOTOS --out runs/meon-classic
+
+Three steps, each left out where its result is in --out already: scores by a teacher for the pictures that are made from
+the pristine photographs (teacher.csv), training (python/configs/NAME.toml), and, with --ship, the copy in
+meon_ext/weights. The cards there say what the data are.
+"""
+
+import argparse
+import json
+from dataclasses import replace
+from pathlib import Path
+
+from meon_ext.training import TrainConfig, config_from_mapping, load_config, resume, train
+from meon_ext.training.cache import PictureCache
+from meon_ext.training.run import CONFIG_FILE, WEIGHTS_FILE
+from meon_ext.training.teacher import write_scores
+from meon_ext.weights_io import SUFFIX, WEIGHTS_FOLDER, read_weights, write_weights
+
+# The lowest quality that the word is for: the five of ITU-R BT.500, at equal distances.
+WORDS = {"excellent": 80, "good": 60, "fair": 40, "poor": 20, "bad": 0}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=("meon", "meon-classic"), help="which weights")
+    parser.add_argument("--pristine", type=Path, required=True, help="folder of clean photographs")
+    parser.add_argument("--biq2021", type=Path, help="folder of BIQ2021; for meon")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--jobs", type=int, default=2, help="processes that make and judge pictures (default: 2)")
+    parser.add_argument("--threads", type=int, default=0, help="of training (default: torch's choice)")
+    parser.add_argument("--pretrained", type=Path, help="checkpoint of step 1 of another run, to begin step 2 with")
+    parser.add_argument("--ship", action="store_true", help="copy the result to meon_ext/weights")
+    arguments = parser.parse_args()
+    if (arguments.name == "meon") != (arguments.biq2021 is not None):
+        parser.error("meon needs --biq2021, and meon-classic does without")
+
+    config = _config(arguments)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    if not (scores := Path(config.synthesis.scores)).exists():
+        cache = PictureCache(config.cache, int(config.cache_gib * (1 << 30)))
+        print(f"{write_scores(config, scores, cache, arguments.jobs)} pictures judged: {scores}")
+    done = resume(arguments.out) if (arguments.out / CONFIG_FILE).exists() else train(config, arguments.out)
+    print(done.summary)
+    if arguments.ship:
+        weights = read_weights(arguments.out / WEIGHTS_FILE)
+        metadata = {**weights.metadata, "words": json.dumps(WORDS), "card": f"meon_ext/weights/{arguments.name}.md"}
+        path = WEIGHTS_FOLDER / f"{arguments.name}{SUFFIX}"
+        print(f"{path}: SHA-256 {write_weights(path, replace(weights, metadata=metadata))}")
+
+
+def _config(arguments: argparse.Namespace) -> TrainConfig:
+    path = Path(__file__).parent / "configs" / f"{arguments.name}.toml"
+    settings = load_config(path)
+    settings["cache"] = str(arguments.out.parent / "cache")
+    settings["threads"] = arguments.threads
+    settings["pretrained"] = str(arguments.pretrained or "")
+    settings["synthesis"] |= {"pristine": [str(arguments.pristine)], "scores": str(arguments.out / "teacher.csv")}
+    if arguments.biq2021 is not None:
+        settings["data"] = [{"name": "biq2021", "root": str(arguments.biq2021), **settings.pop("biq2021")}]
+    return config_from_mapping(settings, str(path))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The teacher: its scale, what MDSI does not see, and the file that a run takes its scores from."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_runs import scene, small_settings, write_scenes
+
+from meon_ext import distortions
+from meon_ext.errors import ImageError
+from meon_ext.training import config_from_mapping
+from meon_ext.training.cache import PictureCache
+from meon_ext.training.pictures import Picture, PictureLoader
+from meon_ext.training.samples import gather
+from meon_ext.training.teacher import luminance_shift, quality_of, teacher_quality, write_scores
+
+
+def test_the_scale_begins_at_100_and_falls() -> None:
+    indices = np.linspace(0, 0.9, 50)
+    qualities = [quality_of(index, 0.0) for index in indices]
+    assert qualities[0] == 100 and qualities[-1] == 0
+    assert all(a > b or a == b == 0 for a, b in itertools.pairwise(qualities))
+    assert quality_of(0.2, 10.0) == pytest.approx(quality_of(0.2, 0.0) - 4)
+    assert quality_of(0.8, 255.0) == 0
+
+
+def test_a_shift_of_brightness_counts() -> None:
+    picture = scene(3) // 2 + 40  # far from black and white, where nothing is clipped
+    shifted = (picture + 20).astype(np.uint8)
+    assert luminance_shift(picture, shifted) == pytest.approx(20, abs=1e-9)
+    assert teacher_quality(picture, shifted) < teacher_quality(picture, picture) - 7
+    with pytest.raises(ImageError):
+        teacher_quality(picture, shifted[:-1])
+
+
+@pytest.mark.parametrize("name", ["jpeg", "white_noise", "gaussian_blur", "saturation_change"])
+def test_more_damage_is_worse(name: str) -> None:
+    picture = scene(1)
+    found = [teacher_quality(picture, distortions.distort(picture, name, level)) for level in distortions.LEVELS]
+    assert sorted(found, reverse=True) == found and found[0] - found[-1] > 10
+
+
+def test_the_file_scores_what_the_run_makes(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "pristine", ("a", "b"))
+    path = tmp_path / "teacher.csv"
+    changes = {"side": 256, "variants": 2, "pristine_repeat": 2, "scores": str(path)}
+    config = config_from_mapping(
+        small_settings(tmp_path, synthesis=changes, split={"training": 0.5, "validation": 0.5, "test": 0.0})
+    )
+    cache = PictureCache(tmp_path / "cache", 1 << 27)
+    assert write_scores(config, path, cache) == 2 * 5
+    with path.open() as file:
+        rows = {
+            (row["image"], row["distortion"], int(row["level"])): float(row["score"]) for row in csv.DictReader(file)
+        }
+    assert len(rows) == 2 * 5 and all(score == 100 for (_, name, _), score in rows.items() if name == "pristine")
+
+    samples = gather(config).joint["training"]
+    loader = PictureLoader(PictureCache(tmp_path / "none", 0), 256, (1.0, 1.0), config.seed)
+    expected: dict[tuple[str, str, int], list[float]] = {}
+    for picture, score in zip(samples.pictures, samples.score, strict=True):
+        key = (Path(picture.path).name, picture.distortion, picture.level)
+        assert score == rows[key]
+        expected.setdefault(key, []).append(teacher_quality(loader.undistorted(picture), loader.load(picture)))
+    for key, scores in expected.items():
+        assert rows[key] == pytest.approx(np.mean(scores), abs=0.005 + 1e-9)
+
+
+def test_undistorted_is_the_same_cut(tmp_path: Path) -> None:
+    write_scenes(tmp_path, ("a",))
+    loader = PictureLoader(PictureCache(tmp_path / "none", 0), side=256, seed=2)
+    path = str(tmp_path / "a.png")
+    places = set()
+    for variant in range(6):
+        picture = Picture(path, "mean_shift", 1, variant)  # -8 grey levels
+        cut, made = loader.undistorted(picture), loader.load(picture)
+        np.testing.assert_array_equal(made, np.clip(cut.astype(int) - 8, 0, 255))
+        whole = loader.load(Picture(path))
+        places.add(next(x for x in range(17) if np.array_equal(whole[:, x : x + 256], cut)))
+    assert len(places) > 1
+    assert np.array_equal(loader.undistorted(Picture(path)), loader.load(Picture(path)))
