@@ -3,9 +3,10 @@
 python python/train_default.py meon --pristine PHOTOS --biq2021 BIQ2021 --out runs/meon
 python python/train_default.py meon-classic --pristine PHOTOS --out runs/meon-classic
 
-Three steps, each left out where its result is in --out already: scores by a teacher for the pictures that are made from
-the pristine photographs (teacher.csv), training (python/configs/NAME.toml), and, with --ship, the copy in
-meon_ext/weights. The cards there say what the data are.
+Each step is left out where its result is in --out already: scores by a teacher for the pictures that are made from the
+pristine photographs (teacher.csv); links to the scenes that are held out for testing (held-out/pristine, and
+held-out/biq2021 with mos.csv), for meon eval; training (python/configs/NAME.toml). With --ship the result is copied to
+meon_ext/weights, whose cards say what the data are.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pathlib import Path
 from meon_ext.training import TrainConfig, config_from_mapping, load_config, resume, train
 from meon_ext.training.cache import PictureCache
 from meon_ext.training.run import CONFIG_FILE, WEIGHTS_FILE
+from meon_ext.training.samples import Samples, gather
 from meon_ext.training.teacher import write_scores
 from meon_ext.weights_io import SUFFIX, WEIGHTS_FOLDER, read_weights, write_weights
 
@@ -42,6 +44,7 @@ def main() -> None:
     if not (scores := Path(config.synthesis.scores)).exists():
         cache = PictureCache(config.cache, int(config.cache_gib * (1 << 30)))
         print(f"{write_scores(config, scores, cache, arguments.jobs)} pictures judged: {scores}")
+    _link_held_out(gather(config).joint["test"], arguments.out / "held-out")
     done = resume(arguments.out) if (arguments.out / CONFIG_FILE).exists() else train(config, arguments.out)
     print(done.summary)
     if arguments.ship:
@@ -49,6 +52,19 @@ def main() -> None:
         metadata = {**weights.metadata, "words": json.dumps(WORDS), "card": f"meon_ext/weights/{arguments.name}.md"}
         path = WEIGHTS_FOLDER / f"{arguments.name}{SUFFIX}"
         print(f"{path}: SHA-256 {write_weights(path, replace(weights, metadata=metadata))}")
+
+
+def _link_held_out(samples: Samples, folder: Path) -> None:
+    rows = ["# scale: 0 100", "path,mos"]
+    for picture, score in zip(samples.pictures, samples.score, strict=True):
+        link = folder / ("biq2021" if picture.variant < 0 else "pristine") / Path(picture.path).name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.is_symlink():
+            link.symlink_to(Path(picture.path).resolve())
+        if picture.variant < 0:
+            rows.append(f"{link.name},{score:.3f}")
+    if len(rows) > 2:
+        (folder / "biq2021" / "mos.csv").write_text("\n".join(rows) + "\n")
 
 
 def _config(arguments: argparse.Namespace) -> TrainConfig:

@@ -21,8 +21,8 @@ from meon_ext.errors import TrainingError
 _LEDGER = "bytes-in-use"
 _SUFFIX = ".npy"
 _ABANDONED_SECONDS = 3600.0
-# Mapped files a process keeps: well under the 65,530 maps that Linux allows one. torch's maps hold no file descriptor.
-_MAPS = 16384
+# Mapped files a process keeps, of the 65,530 maps that Linux allows one. torch's maps hold no file descriptor.
+_MAPS = 49152
 
 
 class PictureCache:

@@ -24,8 +24,7 @@ from meon_ext.training.samples import synthesis_dataset, variants
 # DMOS of MDSI, fitted by ``python/fit_full_reference.py`` to those pictures of LIVE whose references are of Kodak's
 # PhotoCD, which are in the public domain.
 _TO_DMOS = LogisticFit((126.41288229196934, -21.955831510941017, 0.3381019140168467, 0.1488458817251019))
-# Quality points for a grey level that the mean luminance moves by, which MDSI does not see. Chosen, not fitted: nobody's
-# scores for it are free to learn from.
+# Quality points for a grey level that the mean luminance moves by, which MDSI does not see. Chosen, not fitted.
 _PER_GREY_LEVEL = 0.4
 
 
