@@ -16,7 +16,7 @@ from pathlib import Path
 
 from meon_ext.training import TrainConfig, config_from_mapping, load_config, resume, train
 from meon_ext.training.cache import PictureCache
-from meon_ext.training.run import CONFIG_FILE, WEIGHTS_FILE
+from meon_ext.training.run import CONFIG_FILE
 from meon_ext.training.samples import Samples, gather
 from meon_ext.training.teacher import write_scores
 from meon_ext.weights_io import SUFFIX, WEIGHTS_FOLDER, read_weights, write_weights
@@ -47,8 +47,8 @@ def main() -> None:
     _link_held_out(gather(config).joint["test"], arguments.out / "held-out")
     done = resume(arguments.out) if (arguments.out / CONFIG_FILE).exists() else train(config, arguments.out)
     print(done.summary)
-    if arguments.ship:
-        weights = read_weights(arguments.out / WEIGHTS_FILE)
+    if arguments.ship and done.weights is not None:
+        weights = read_weights(done.weights)
         metadata = {**weights.metadata, "words": json.dumps(WORDS), "card": f"meon_ext/weights/{arguments.name}.md"}
         path = WEIGHTS_FOLDER / f"{arguments.name}{SUFFIX}"
         print(f"{path}: SHA-256 {write_weights(path, replace(weights, metadata=metadata))}")
