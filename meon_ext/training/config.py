@@ -124,8 +124,10 @@ class NetworkConfig:
 
 @dataclass(frozen=True)
 class StepConfig:
-    """How one of the two training steps is optimised, by Adam.
+    """How one of the two training steps is optimised.
 
+    optimizer: "adam" or "soap" (``soap.Soap``), which takes half as long again for an update and needs several times
+        fewer of them.
     epochs: passes over the training pictures, one crop of each; 0 leaves the step out. batch_size: crops of one update,
         over all processes together. crops: how many crops an epoch takes of each picture.
     learning_rate: at its highest; ``warmup`` epochs (a fraction is allowed) rise to it linearly, then ``schedule``
@@ -135,6 +137,7 @@ class StepConfig:
     clip: the greatest norm of the gradient; 0 for no limit.
     """
 
+    optimizer: Literal["adam", "soap"] = "adam"
     epochs: int = 10
     batch_size: int = 40
     crops: int = 1

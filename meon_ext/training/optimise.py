@@ -34,6 +34,7 @@ from meon_ext.training.distributed import Processes
 from meon_ext.training.journal import Journal
 from meon_ext.training.network import CropNetwork, decayed_parameters
 from meon_ext.training.progress import Progress
+from meon_ext.training.soap import Soap
 
 StepName = Literal["pretraining", "joint"]
 _LOG_EVERY = 50
@@ -72,6 +73,18 @@ def learning_rate(config: StepConfig, update: int, per_epoch: int) -> float:
     return config.learning_rate
 
 
+def _optimizer(config: StepConfig, model: MEON) -> torch.optim.Optimizer:
+    decayed, others = decayed_parameters(model)
+    groups: list[dict[str, Any]] = [
+        {"params": decayed, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0},
+    ]
+    if config.optimizer == "adam":
+        return torch.optim.AdamW(groups, lr=config.learning_rate)
+    groups[1]["rotated"] = False
+    return Soap(groups, lr=config.learning_rate)
+
+
 def optimise(
     step: Step, model: MEON, config: TrainConfig, folder: Path, group: Processes, journal: Journal, resume: bool
 ) -> None:
@@ -100,11 +113,7 @@ class _Run:
         self._group = group
         self._journal = journal
         self._average = copy.deepcopy(model).requires_grad_(False) if config.ema else None
-        decayed, others = decayed_parameters(model)
-        self._optimizer = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": step.config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=step.config.learning_rate,
-        )
+        self._optimizer = _optimizer(step.config, model)
         self._update = 0
         self._best = -math.inf
         self._losses: list[Tensor] = []
