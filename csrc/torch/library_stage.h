@@ -1,5 +1,5 @@
-// conv_gdn_pool on the CPU of shapes that have no SIMD stage: torch's own convolution, which for these is as fast as
-// the processor, with GDN and max-pool behind it as one kernel, and the same the other way round.
+// conv_gdn_pool on the CPU of shapes that have no kernels of their own: torch's own convolution, which for these is as
+// fast as the processor, with GDN and max-pool behind it as one kernel, and the same the other way round.
 #pragma once
 
 #include <array>
@@ -9,7 +9,6 @@
 
 #include "cpu/gdn_tiles.h"
 #include "cpu/kernels.h"
-#include "cpu/simd_stage.h"
 #include "torch/stage_tensors.h"
 
 namespace meon::torch_ops {
@@ -23,7 +22,7 @@ inline bool has_library_stage(const ConvShape& s, ScalarType type) {
     if (n > kLibraryLargest) return false;
   }
   return type == ScalarType::Float && s.batch > 0 && s.in_h > 0 && s.in_w > 0 && s.pool <= cpu::kGdnMaxPool &&
-         !cpu::has_simd_stage(s);
+         !cpu::has_own_stage(s);
 }
 
 // Elements of the convolution's output, which the training forward keeps. meon_ext/ops.py's fake kernels follow.
