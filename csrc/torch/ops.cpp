@@ -107,8 +107,11 @@ Tensor conv_gdn_pool_forward(const Tensor& x, const Tensor& weight, const Tensor
                              const Tensor& gamma, const IntList& stride, const IntList& padding, int64_t pool,
                              Tensor* kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
+  if (has_library_stage(s, x.scalar_type())) {
+    const StageTensors p(weight, bias, beta, gamma, library_format(s, x));
+    return library_stage_forward(s, x, p, TorchParallel(), kept);
+  }
   const StageTensors p(weight, bias, beta, gamma);
-  if (has_library_stage(s, x.scalar_type())) return library_stage_forward(s, x, p, TorchParallel(), kept);
   const Tensor xc = torch::stable::contiguous(x);
   Tensor y = new_output(x, s);
   if (kept != nullptr) *kept = new_kept(x, s);
@@ -142,15 +145,15 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const 
                                                                           const std::optional<Tensor>& kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
   check_grad(grad, x, "x", s);
-  const Tensor gr = torch::stable::contiguous(grad);
-  const StageTensors p(weight, bias, beta, gamma);
   StageGradients g(x, s);
   if (has_library_stage(s, x.scalar_type())) {
     if (kept.has_value()) check_kept(*kept, x, library_kept_numel(s));
-    const Tensor grad_x = library_stage_backward(s, gr, x, p, input_grad, kept, TorchParallel(), g);
-    return {grad_x, g.weight, g.bias, g.beta, g.gamma};
+    const StageTensors p(weight, bias, beta, gamma, library_format(s, x));
+    const Tensor grad_x = library_stage_backward(s, grad, x, p, input_grad, kept, TorchParallel(), g);
+    return {grad_x, torch::stable::contiguous(g.weight, gdn_format(weight)), g.bias, g.beta, g.gamma};
   }
-  const Tensor xc = torch::stable::contiguous(x);
+  const StageTensors p(weight, bias, beta, gamma);
+  const Tensor gr = torch::stable::contiguous(grad), xc = torch::stable::contiguous(x);
   Tensor grad_x = new_input_gradient(x, s, input_grad);
   dispatch(x, [&](auto tag) {
     using T = decltype(tag);
