@@ -132,11 +132,11 @@ def test_fake_kernels_know_the_layout(case: ConvCase) -> None:
     inputs = case.inputs(generator)
     inputs[:2] = [t.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for t in inputs[:2]]
     options = list(case.stride), list(case.padding), case.pool
-    opcheck(torch.ops.meon_ext.conv_gdn_pool.default, (*inputs, *options))
-    opcheck(torch.ops.meon_ext.conv_gdn_pool_train.default, (*inputs, *options))
     grad = torch.randn(case.function(ops)(*inputs).shape, generator=generator)
-    for input_grad in (True, False):
-        opcheck(torch.ops.meon_ext.conv_gdn_pool_backward.default, (grad, *inputs, *options, input_grad))
+    if case is LAID_OUT[0]:
+        opcheck(torch.ops.meon_ext.conv_gdn_pool.default, (*inputs, *options))
+        opcheck(torch.ops.meon_ext.conv_gdn_pool_train.default, (*inputs, *options))
+        opcheck(torch.ops.meon_ext.conv_gdn_pool_backward.default, (grad, *inputs, *options, True))
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
         fake = [mode.from_tensor(t.detach()) for t in (grad, *inputs)]
         got = [

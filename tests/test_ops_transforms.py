@@ -11,6 +11,7 @@ from ops_cases import (
     CROP_STRIDE,
     NAMES,
     Call,
+    ConvCase,
     call,
     fresh_generator,
     image_and_boxes,
@@ -22,7 +23,7 @@ from ops_cases import (
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from meon_ext import ops
+from meon_ext import ops, reference
 from meon_ext.modules import GDN, ConvGDNPool, Parametrization
 
 BATCHED = ["gdn", "conv_gdn_pool", "crop_conv_gdn_pool"]
