@@ -221,9 +221,10 @@ def conv_gdn_pool(
         pool: Side of the pool windows and their stride; 1 for none. Rows and columns that fill no window are dropped.
 
     Returns:
-        (N, Cout, Hp, Wp), of x's dtype, ``Hp = ((H + 2 padding - Kh) // stride + 1) // pool``. Contiguous where a
-        kernel of ours convolves, as at the stages of MEON and in float64 on the CPU; where torch's own convolution
-        does, channels_last if x is. The gradient of x likewise.
+        (N, Cout, Hp, Wp), of x's dtype, ``Hp = ((H + 2 padding - Kh) // stride + 1) // pool``. It and the
+        gradient of x are contiguous where a kernel of ours convolves: at the stages of MEON, and on the CPU in float64
+        and of small maps (64 output channels of at most as many, sides of at most 8 pixels, a kernel of at most 3 x 3,
+        no padding). Where torch's own convolution does, they are channels_last if x is.
 
     Raises:
         TypeError, ValueError, NativeError: as :func:`gdn`.
@@ -459,11 +460,12 @@ def _has_simd_stage(weight: Tensor, stride: list[int], padding: list[int], pool:
     return weight.shape[0] in (8, 16, 32) and tuple(weight.shape[2:]) == (5, 5) and options == ([2, 2], [2, 2], 2)
 
 
-def _has_matrix_stage(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], pool: int) -> bool:
+def _has_matrix_stage(x: Tensor, weight: Tensor, padding: list[int], pool: int) -> bool:
     """As csrc/cpu/matrix_stage.cpp has it."""
-    options = (stride, padding)
-    stage = tuple(weight.shape) == (64, 32, 3, 3) and options == ([1, 1], [0, 0]) and pool <= 2
-    return stage and x.shape[2] <= 4 and x.shape[3] <= 4
+    out_channels, in_channels, *kernel = weight.shape
+    if out_channels != 64 or in_channels > 64 or max(kernel) > 3 or padding != [0, 0] or pool > 2:
+        return False
+    return x.shape[2] <= 8 and x.shape[3] <= 8
 
 
 def _has_library_stage(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], pool: int) -> bool:
@@ -472,7 +474,7 @@ def _has_library_stage(x: Tensor, weight: Tensor, stride: list[int], padding: li
         return False
     if max(*weight.shape[2:], *stride, *padding) > _LIBRARY_LARGEST or _has_simd_stage(weight, stride, padding, pool):
         return False
-    return not _has_matrix_stage(x, weight, stride, padding, pool) and x.numel() > 0
+    return not _has_matrix_stage(x, weight, padding, pool) and x.numel() > 0
 
 
 def _empty_output(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], pool: int) -> Tensor:
@@ -508,7 +510,7 @@ def _(
     y = _empty_output(x, weight, stride, padding, pool)
     options = (stride, padding, pool)
     on_cpu = x.device.type != "cuda" and x.dtype == torch.float32
-    if on_cpu and (_has_matrix_stage(x, weight, *options) or _has_library_stage(x, weight, *options)):
+    if on_cpu and (_has_matrix_stage(x, weight, padding, pool) or _has_library_stage(x, weight, *options)):
         # The convolution's output.
         height, width = _pooled_size(x.shape[2], x.shape[3], weight, stride, padding, 1)
         return y, x.new_empty(x.shape[0] * weight.shape[0] * height * width)

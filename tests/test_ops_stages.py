@@ -1,5 +1,6 @@
 """conv_gdn_pool and crop_conv_gdn_pool at the shapes that have SIMD kernels (5 x 5, stride 2, pad 2, pool 2; 8, 16 or
-32 output channels; and MEON's fourth stage; float32), for every instruction set that this processor can run."""
+32 output channels; and small maps, as of MEON's fourth stage; float32), for every instruction set that this processor
+can run."""
 
 from __future__ import annotations
 
@@ -53,6 +54,9 @@ def last_stage(n: int, side: int = 4, pool: int = 2, scale: float = 1, beta_floo
     return ConvCase(n, 32, side, 4, 64, (3, 3), pool=pool, scale=scale, beta_floor=beta_floor)
 
 
+SMALL_MAPS = ConvCase(9, 5, 8, 7, 64, (2, 3), (2, 1))  # which are computed as those of the fourth stage are
+
+
 def lists(case: ConvCase) -> tuple[list[int], list[int], int]:
     return list(case.stride), list(case.padding), case.pool
 
@@ -73,6 +77,9 @@ ODD = [
     last_stage(1),
     last_stage(23),  # some samples share a product, the last ones with fewer
     last_stage(21, side=3, pool=1),
+    ConvCase(5, 7, 8, 6, 64, (2, 3), (1, 2)),
+    ConvCase(3, 64, 7, 8, 64, (3, 3)),
+    ConvCase(2, 64, 8, 7, 64, (1, 1), pool=1),
     last_stage(6, scale=1e15),
     last_stage(6, scale=1e-30, beta_floor=1e-6),
 ]
@@ -112,7 +119,9 @@ def check(case: ConvCase, generator: torch.Generator) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [stage(7, 3, 33, 30, 8), stage(9, 8, 17, 64, 16), stage(11, 16, 16, 16, 32), last_stage(57)], ids=str
+    "case",
+    [stage(7, 3, 33, 30, 8), stage(9, 8, 17, 64, 16), stage(11, 16, 16, 16, 32), last_stage(57), SMALL_MAPS],
+    ids=str,
 )
 def test_threads(case: ConvCase) -> None:
     generator = fresh_generator()
@@ -127,7 +136,9 @@ def test_threads(case: ConvCase) -> None:
 
 
 @pytest.mark.parametrize(
-    "case", [stage(7, 3, 18, 13, 8), stage(6, 16, 16, 16, 32), stage(3, 8, 64, 64, 16), last_stage(13)], ids=str
+    "case",
+    [stage(7, 3, 18, 13, 8), stage(6, 16, 16, 16, 32), stage(3, 8, 64, 64, 16), last_stage(13), SMALL_MAPS],
+    ids=str,
 )
 def test_rest_of_the_batch(case: ConvCase) -> None:
     """A sample's output and gradient are the same alone as among others, wherever in a vector it stands."""
@@ -143,7 +154,7 @@ def test_rest_of_the_batch(case: ConvCase) -> None:
         same_bits("grad of x", torch.autograd.grad(got, part, grad[chosen]), [grad_x[chosen]])
 
 
-@pytest.mark.parametrize("case", [stage(3, 3, 30, 17, 8), stage(5, 4, 15, 16, 32), last_stage(13)], ids=str)
+@pytest.mark.parametrize("case", [stage(3, 3, 30, 17, 8), stage(5, 4, 15, 16, 32), last_stage(13), SMALL_MAPS], ids=str)
 def test_what_is_kept_changes_nothing(case: ConvCase) -> None:
     generator = fresh_generator()
     inputs = [t.detach() for t in case.inputs(generator)]
@@ -246,7 +257,7 @@ def test_zero_norm_of_columns_without_output() -> None:
 
 @pytest.mark.parametrize("isa", ISAS[-1:], indirect=True)  # what opcheck sees does not depend on it
 @pytest.mark.parametrize(
-    "case", [stage(3, 3, 18, 13, 8), stage(2, 3, 9, 70, 16), stage(2, 3, 9, 9, 5), last_stage(3)], ids=str
+    "case", [stage(3, 3, 18, 13, 8), stage(2, 3, 9, 70, 16), stage(2, 3, 9, 9, 5), last_stage(3), SMALL_MAPS], ids=str
 )
 def test_opcheck(case: ConvCase) -> None:
     generator = fresh_generator()

@@ -149,8 +149,8 @@ class ThroughConvolution {
 }  // namespace
 
 bool has_matrix_stage(const ConvShape& s) {
-  return s.in_channels == 32 && s.out_channels == 64 && s.kernel_h == 3 && s.kernel_w == 3 && s.stride_h == 1 &&
-         s.stride_w == 1 && s.pad_h == 0 && s.pad_w == 0 && s.in_h <= 4 && s.in_w <= 4 && s.pool <= 2;
+  return s.in_channels <= 64 && s.out_channels == 64 && s.in_h <= 8 && s.in_w <= 8 && s.kernel_h <= 3 &&
+         s.kernel_w <= 3 && s.pad_h == 0 && s.pad_w == 0 && s.pool <= 2;
 }
 
 int64_t matrix_stage_kept_numel(const ConvShape& s) { return s.batch * s.out_channels * s.conv_h() * s.conv_w(); }

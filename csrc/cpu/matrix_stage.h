@@ -7,7 +7,9 @@
 
 namespace meon::cpu {
 
-// Whether the functions below take this shape.
+// Whether the functions below take this shape: 64 output channels, at most as many input channels, sides of at most 8
+// pixels, a kernel of at most 3 x 3, no padding, pool 1 or 2. For these the time was measured to be less than torch's
+// convolution takes (docs/performance.md).
 bool has_matrix_stage(const ConvShape& s);
 
 // The elements of `kept` in the structs below: the convolution's output. As many as torch's convolution would have

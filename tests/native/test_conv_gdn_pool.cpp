@@ -135,6 +135,8 @@ std::vector<Case> cases() {
       {shape_of(1, 32, 4, 4, 64, 3, 3, 1, 1, 0, 0, 2)},
       {shape_of(23, 32, 4, 4, 64, 3, 3, 1, 1, 0, 0, 2)},  // groups of samples, the last not full
       {shape_of(12, 32, 3, 4, 64, 3, 3, 1, 1, 0, 0, 1)},
+      {shape_of(5, 7, 8, 6, 64, 2, 3, 1, 2, 0, 0, 2)},  // maps as small, with rows that fill no window
+      {shape_of(2, 64, 8, 7, 64, 1, 1, 1, 1, 0, 0, 1)},
       {shape_of(0, 32, 4, 4, 64, 3, 3, 1, 1, 0, 0, 2)},
       {shape_of(11, 32, 4, 4, 64, 3, 3, 1, 1, 0, 0, 2), 1e15},
       {shape_of(2, 32, 4, 4, 64, 3, 3, 1, 1, 0, 0, 2), 1e18, 1e-6},
