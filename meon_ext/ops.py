@@ -224,7 +224,8 @@ def conv_gdn_pool(
         (N, Cout, Hp, Wp), of x's dtype, ``Hp = ((H + 2 padding - Kh) // stride + 1) // pool``. It and the
         gradient of x are contiguous where a kernel of ours convolves: at the stages of MEON, and on the CPU in float64
         and of small maps (64 output channels of at most as many, sides of at most 8 pixels, a kernel of at most 3 x 3,
-        no padding). Where torch's own convolution does, they are channels_last if x is.
+        no padding). Where torch's own convolution does, they are channels_last if x is, and the gradient of weight is
+        if weight is.
 
     Raises:
         TypeError, ValueError, NativeError: as :func:`gdn`.
