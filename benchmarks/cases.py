@@ -222,7 +222,7 @@ def other_stage(shape: OtherShape, ours: bool, way: Way, gradients: bool, backen
     bias = 0.1 * torch.randn(channels, generator=generator)
     _, beta, gamma = gdn_input((1, channels))
     function: Callable[..., Tensor] = ops.conv_gdn_pool if ours else plain(reference.conv_gdn_pool, way, backend)
-    inputs = [laid_out(x, way), weight if ours else laid_out(weight, way), bias, beta, gamma]
+    inputs = [laid_out(x, way), laid_out(weight, way), bias, beta, gamma]
     options = (shape.stride, kernel // 2, shape.pool)
     if not gradients:
         return inference(function, *inputs, *options)

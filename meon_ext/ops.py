@@ -221,7 +221,11 @@ def conv_gdn_pool(
         pool: Side of the pool windows and their stride; 1 for none. Rows and columns that fill no window are dropped.
 
     Returns:
-        (N, Cout, Hp, Wp), contiguous, of x's dtype, ``Hp = ((H + 2 padding - Kh) // stride + 1) // pool``.
+        (N, Cout, Hp, Wp), of x's dtype, ``Hp = ((H + 2 padding - Kh) // stride + 1) // pool``. It and the
+        gradient of x are contiguous where a kernel of ours convolves: at the stages of MEON, and on the CPU in float64
+        and of small maps (64 output channels of at most as many, sides of at most 8 pixels, a kernel of at most 3 x 3,
+        no padding). Where torch's own convolution does, they are channels_last if x is, and the gradient of weight is
+        if weight is.
 
     Raises:
         TypeError, ValueError, NativeError: as :func:`gdn`.
@@ -405,10 +409,15 @@ def _is_channels_last_only(x: Tensor) -> bool:
     return x.stride() == (h * w * c, 1, w * c, c)
 
 
-def _empty_like_gdn(x: Tensor) -> Tensor:
+def _empty_laid_out(x: Tensor, shape: Sequence[int]) -> Tensor:
+    """Of that shape, laid out as x is by that rule."""
     if _is_channels_last_only(x):
-        return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device)
+        return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    return torch.empty(shape, dtype=x.dtype, device=x.device)
+
+
+def _empty_like_gdn(x: Tensor) -> Tensor:
+    return _empty_laid_out(x, x.shape)
 
 
 def _check_one_device(*tensors: Tensor) -> None:
@@ -443,14 +452,37 @@ def _(
     pool: int,
 ) -> Tensor:
     _check_one_device(x, weight, bias, beta, gamma)
-    size = _pooled_size(x.shape[2], x.shape[3], weight, stride, padding, pool)
-    return x.new_empty((x.shape[0], weight.shape[0], *size))
+    return _empty_output(x, weight, stride, padding, pool)
 
 
 def _has_simd_stage(weight: Tensor, stride: list[int], padding: list[int], pool: int) -> bool:
     """As csrc/cpu/simd_stage.cpp has it, but for empty batches."""
     options = (stride, padding, pool)
     return weight.shape[0] in (8, 16, 32) and tuple(weight.shape[2:]) == (5, 5) and options == ([2, 2], [2, 2], 2)
+
+
+def _has_matrix_stage(x: Tensor, weight: Tensor, padding: list[int], pool: int) -> bool:
+    """As csrc/cpu/matrix_stage.cpp has it."""
+    out_channels, in_channels, *kernel = weight.shape
+    if out_channels != 64 or in_channels > 64 or max(kernel) > 3 or padding != [0, 0] or pool > 2:
+        return False
+    return x.shape[2] <= 8 and x.shape[3] <= 8
+
+
+def _has_library_stage(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], pool: int) -> bool:
+    """As csrc/torch/library_stage.h has it."""
+    if x.device.type == "cuda" or x.dtype != torch.float32 or pool > _LIBRARY_LARGEST_POOL:
+        return False
+    if max(*weight.shape[2:], *stride, *padding) > _LIBRARY_LARGEST or _has_simd_stage(weight, stride, padding, pool):
+        return False
+    return not _has_matrix_stage(x, weight, padding, pool) and x.numel() > 0
+
+
+def _empty_output(x: Tensor, weight: Tensor, stride: list[int], padding: list[int], pool: int) -> Tensor:
+    size = _pooled_size(x.shape[2], x.shape[3], weight, stride, padding, pool)
+    shape = (x.shape[0], weight.shape[0], *size)
+    library = _has_library_stage(x, weight, stride, padding, pool)
+    return _empty_laid_out(x, shape) if library else x.new_empty(shape)
 
 
 def _empty_kept(like: Tensor, batch: int, width: int, weight: Tensor, size: tuple[int, int], *options: Any) -> Tensor:
@@ -476,14 +508,14 @@ def _(
     pool: int,
 ) -> tuple[Tensor, Tensor]:
     _check_one_device(x, weight, bias, beta, gamma)
-    size = _pooled_size(x.shape[2], x.shape[3], weight, stride, padding, pool)
-    y = x.new_empty((x.shape[0], weight.shape[0], *size))
+    y = _empty_output(x, weight, stride, padding, pool)
+    options = (stride, padding, pool)
     on_cpu = x.device.type != "cuda" and x.dtype == torch.float32
-    # csrc/torch/library_stage.h: the convolution's output.
-    library = pool <= _LIBRARY_LARGEST_POOL and max(*weight.shape[2:], *stride, *padding) <= _LIBRARY_LARGEST
-    if on_cpu and library and not _has_simd_stage(weight, stride, padding, pool) and x.numel():
+    if on_cpu and (_has_matrix_stage(x, weight, padding, pool) or _has_library_stage(x, weight, *options)):
+        # The convolution's output.
         height, width = _pooled_size(x.shape[2], x.shape[3], weight, stride, padding, 1)
         return y, x.new_empty(x.shape[0] * weight.shape[0] * height * width)
+    size = (y.shape[2], y.shape[3])
     return y, _empty_kept(x, x.shape[0], x.shape[3], weight, size, stride, padding, pool)
 
 
@@ -507,7 +539,10 @@ def _(
     kept: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     _check_one_device(grad, x, weight, bias, beta, gamma, *(() if kept is None else (kept,)))
-    return x.new_empty(x.shape if input_grad else (0,)), *_parameter_gradients(weight)
+    grad_weight, *others = _parameter_gradients(weight)
+    if not _has_library_stage(x, weight, stride, padding, pool):
+        return x.new_empty(x.shape if input_grad else (0,)), grad_weight, *others
+    return _empty_like_gdn(x) if input_grad else x.new_empty(0), _empty_like_gdn(weight), *others
 
 
 @torch.library.register_fake("meon_ext::crop_conv_gdn_pool")

@@ -7,8 +7,19 @@ import pytest
 import rounding
 import torch
 import torch.nn.functional as F
-from ops_cases import ENOUGH_ELEMENTS, ConvCase, assert_within, fresh_generator, leaves, run, same_bits, threads
+from ops_cases import (
+    ENOUGH_ELEMENTS,
+    ConvCase,
+    assert_within,
+    fresh_generator,
+    leaves,
+    opcheck,
+    run,
+    same_bits,
+    threads,
+)
 from torch import Tensor
+from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from meon_ext import ops, reference
@@ -67,6 +78,81 @@ def check(case: ConvCase, inputs: list[Tensor], grad: Tensor, stage: rounding.St
     bounds = [stage.forward(), *stage.backward(grad)]
     for name, a, b, bound, p in zip(NAMES, got, want, bounds, plain, strict=True):
         assert_within(name, a, b, bound.error, p)
+
+
+# --- layouts ------------------------------------------------------------------------------------------------------
+
+LAID_OUT = [
+    ConvCase(2, 24, 9, 10, 40, (3, 3), (1, 1), (1, 1)),
+    ConvCase(3, 17, 8, 7, 5, (3, 2), (2, 1), (1, 0), 1),
+    ConvCase(2, 3, 9, 10, 8, (3, 3), padding=(1, 1)),  # of few channels, which are convolved in channels_last anyway
+    ConvCase(2, 32, 4, 4, 96, (3, 3)),  # down to one pixel, which is both
+    ConvCase(1, 20, 1, 9, 6, (1, 3), pool=1),
+]
+
+
+@pytest.mark.parametrize("last", ["x", "weight", "both"])
+@pytest.mark.parametrize("case", LAID_OUT, ids=str)
+def test_channels_last_stays(case: ConvCase, last: str) -> None:
+    """y and the gradient of x are laid out as x is, that of weight as weight is, and right as ever; the gradient of y
+    may come in either layout."""
+    generator = fresh_generator()
+    x, weight, *rest = (t.detach() for t in case.inputs(generator))
+    if last != "weight":
+        x = x.contiguous(memory_format=torch.channels_last)
+    if last != "x":
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    inputs = [t.requires_grad_() for t in (x, weight, *rest)]
+    stage = rounding.Stage(*inputs, *case.options)
+    decided = stage.decided()
+    grad = decided * torch.randn(decided.shape, generator=generator)
+    y, grad_x, grad_weight, *_ = run(case.function(ops), inputs, grad)
+    for got, like in ((y, x), (grad_x, x), (grad_weight, weight)):
+        kept = torch.contiguous_format if like.is_contiguous() else torch.channels_last
+        assert got.is_contiguous(memory_format=kept)
+    check(case, inputs, grad, stage)
+    turned = grad.contiguous(memory_format=torch.channels_last)
+    same_bits("gradient in the other layout", run(case.function(ops), inputs, turned), [y, grad_x, grad_weight, *_])
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_contiguous_from_kernels_of_ours(dtype: torch.dtype) -> None:
+    """MEON's stages, and every shape in float64."""
+    generator = fresh_generator()
+    for case in CASES[:3] if dtype == torch.float32 else LAID_OUT:
+        inputs = [t.detach() for t in case.inputs(generator, dtype)]
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+        y, grad_x, *_ = run(case.function(ops), [t.requires_grad_() for t in inputs])
+        assert y.is_contiguous() and grad_x.is_contiguous()
+
+
+@pytest.mark.parametrize("case", LAID_OUT, ids=str)
+def test_fake_kernels_know_the_layout(case: ConvCase) -> None:
+    generator = fresh_generator()
+    inputs = case.inputs(generator)
+    inputs[:2] = [t.detach().contiguous(memory_format=torch.channels_last).requires_grad_() for t in inputs[:2]]
+    options = list(case.stride), list(case.padding), case.pool
+    grad = torch.randn(case.function(ops)(*inputs).shape, generator=generator)
+    if case is LAID_OUT[0]:
+        opcheck(torch.ops.meon_ext.conv_gdn_pool.default, (*inputs, *options))
+        opcheck(torch.ops.meon_ext.conv_gdn_pool_train.default, (*inputs, *options))
+        opcheck(torch.ops.meon_ext.conv_gdn_pool_backward.default, (grad, *inputs, *options, True))
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = [mode.from_tensor(t.detach()) for t in (grad, *inputs)]
+        got = [
+            torch.ops.meon_ext.conv_gdn_pool(*fake[1:], *options),
+            *torch.ops.meon_ext.conv_gdn_pool_backward(*fake, *options, True),
+        ]
+    detached = [t.detach() for t in inputs]
+    want = [
+        torch.ops.meon_ext.conv_gdn_pool(*detached, *options),
+        *torch.ops.meon_ext.conv_gdn_pool_backward(grad, *detached, *options, True),
+    ]
+    for f, t in zip(got, want, strict=True):
+        assert f.shape == t.shape and f.stride() == t.stride()
+
+
+# --- ties, NaN, infinity ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

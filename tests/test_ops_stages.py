@@ -1,15 +1,28 @@
 """conv_gdn_pool and crop_conv_gdn_pool at the shapes that have SIMD kernels (5 x 5, stride 2, pad 2, pool 2; 8, 16 or
-32 output channels; float32), for every instruction set that this processor can run."""
+32 output channels; and small maps, as of MEON's fourth stage; float32), for every instruction set that this processor
+can run."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import rounding
 import torch
 import torch.nn.functional as F
-from ops_cases import ConvCase, assert_within, fresh_generator, leaves, opcheck, run, same_bits, threads
+from ops_cases import (
+    TIMES_PLAIN,
+    ConvCase,
+    assert_within,
+    fresh_generator,
+    layouts,
+    leaves,
+    opcheck,
+    rms,
+    run,
+    same_bits,
+    threads,
+)
 from torch import Tensor
 
 from meon_ext import _core, ops, reference
@@ -17,7 +30,6 @@ from meon_ext import _core, ops, reference
 OPS = torch.ops.meon_ext
 ISAS = _core.build_info()["instruction_sets_usable"]
 OPTIONS = (2, 2, 2)  # stride, padding, pool
-LISTS = ([2, 2], [2, 2], 2)
 NAMES = ["y", "grad of x", "grad of weight", "grad of bias", "grad of beta", "grad of gamma"]
 
 
@@ -37,7 +49,19 @@ def stage(n: int, cin: int, h: int, w: int, cout: int, beta_floor: float = 0.1) 
     return ConvCase(n, cin, h, w, cout, (5, 5), (2, 2), (2, 2), beta_floor=beta_floor)
 
 
-MEON_STAGES = [stage(2, 3, 256, 256, 8), stage(3, 8, 64, 64, 16), stage(5, 16, 16, 16, 32)]
+def last_stage(n: int, side: int = 4, pool: int = 2, scale: float = 1, beta_floor: float = 0.1) -> ConvCase:
+    """MEON's fourth."""
+    return ConvCase(n, 32, side, 4, 64, (3, 3), pool=pool, scale=scale, beta_floor=beta_floor)
+
+
+SMALL_MAPS = ConvCase(9, 5, 8, 7, 64, (2, 3), (2, 1))  # which are computed as those of the fourth stage are
+
+
+def lists(case: ConvCase) -> tuple[list[int], list[int], int]:
+    return list(case.stride), list(case.padding), case.pool
+
+
+MEON_STAGES = [stage(2, 3, 256, 256, 8), stage(3, 8, 64, 64, 16), stage(5, 16, 16, 16, 32), last_stage(5)]
 # Every remainder of the sides modulo 4; samples that stand side by side and samples wider than a vector; batches that
 # leave a group half empty; one channel; channels that fill no block of the input gradient.
 ODD = [
@@ -50,6 +74,14 @@ ODD = [
     stage(4, 2, 31, 34, 16),
     stage(1, 7, 70, 63, 32),
     stage(2, 3, 64, 65, 8, beta_floor=1e-6),
+    last_stage(1),
+    last_stage(23),  # some samples share a product, the last ones with fewer
+    last_stage(21, side=3, pool=1),
+    ConvCase(5, 7, 8, 6, 64, (2, 3), (1, 2)),
+    ConvCase(3, 64, 7, 8, 64, (3, 3)),
+    ConvCase(2, 64, 8, 7, 64, (1, 1), pool=1),
+    last_stage(6, scale=1e15),
+    last_stage(6, scale=1e-30, beta_floor=1e-6),
 ]
 
 
@@ -86,7 +118,11 @@ def check(case: ConvCase, generator: torch.Generator) -> None:
 # --- the same bits ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("case", [stage(7, 3, 33, 30, 8), stage(9, 8, 17, 64, 16), stage(11, 16, 16, 16, 32)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [stage(7, 3, 33, 30, 8), stage(9, 8, 17, 64, 16), stage(11, 16, 16, 16, 32), last_stage(57), SMALL_MAPS],
+    ids=str,
+)
 def test_threads(case: ConvCase) -> None:
     generator = fresh_generator()
     inputs = case.inputs(generator)
@@ -99,7 +135,11 @@ def test_threads(case: ConvCase) -> None:
     same_bits("3 threads", results[2], results[0])
 
 
-@pytest.mark.parametrize("case", [stage(7, 3, 18, 13, 8), stage(6, 16, 16, 16, 32), stage(3, 8, 64, 64, 16)], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [stage(7, 3, 18, 13, 8), stage(6, 16, 16, 16, 32), stage(3, 8, 64, 64, 16), last_stage(13), SMALL_MAPS],
+    ids=str,
+)
 def test_rest_of_the_batch(case: ConvCase) -> None:
     """A sample's output and gradient are the same alone as among others, wherever in a vector it stands."""
     generator = fresh_generator()
@@ -114,22 +154,22 @@ def test_rest_of_the_batch(case: ConvCase) -> None:
         same_bits("grad of x", torch.autograd.grad(got, part, grad[chosen]), [grad_x[chosen]])
 
 
-@pytest.mark.parametrize("case", [stage(3, 3, 30, 17, 8), stage(5, 4, 15, 16, 32)], ids=str)
+@pytest.mark.parametrize("case", [stage(3, 3, 30, 17, 8), stage(5, 4, 15, 16, 32), last_stage(13), SMALL_MAPS], ids=str)
 def test_what_is_kept_changes_nothing(case: ConvCase) -> None:
     generator = fresh_generator()
     inputs = [t.detach() for t in case.inputs(generator)]
-    y, kept = OPS.conv_gdn_pool_train(*inputs, *LISTS)
+    y, kept = OPS.conv_gdn_pool_train(*inputs, *lists(case))
     assert kept.numel() > 0
-    same_bits("y", [y], [OPS.conv_gdn_pool(*inputs, *LISTS)])
+    same_bits("y", [y], [OPS.conv_gdn_pool(*inputs, *lists(case))])
     grad = torch.randn(y.shape, generator=generator)
-    again = OPS.conv_gdn_pool_backward(grad, *inputs, *LISTS, True)
-    same_bits("gradients", OPS.conv_gdn_pool_backward(grad, *inputs, *LISTS, True, kept), again)
-    without = OPS.conv_gdn_pool_backward(grad, *inputs, *LISTS, False, kept)
+    again = OPS.conv_gdn_pool_backward(grad, *inputs, *lists(case), True)
+    same_bits("gradients", OPS.conv_gdn_pool_backward(grad, *inputs, *lists(case), True, kept), again)
+    without = OPS.conv_gdn_pool_backward(grad, *inputs, *lists(case), False, kept)
     assert without[0].shape == (0,)
     same_bits("without that of x", without[1:], again[1:])
 
 
-@pytest.mark.parametrize("case", [stage(0, 3, 16, 16, 8), stage(0, 3, 70, 70, 8)], ids=str)
+@pytest.mark.parametrize("case", [stage(0, 3, 16, 16, 8), stage(0, 3, 70, 70, 8), last_stage(0)], ids=str)
 def test_empty_batch(case: ConvCase) -> None:
     y, *grads = run(case.function(ops), case.inputs(fresh_generator()))
     assert y.shape[0] == 0 and not any(bool(g.any()) for g in grads)
@@ -160,17 +200,17 @@ def test_crops(size: tuple[int, int], channels: int) -> None:
 # --- ties, NaN, infinity ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cout", [8, 16, 32])
-def test_ties(cout: int) -> None:
+@pytest.mark.parametrize("case", [*(stage(3, 2, 22, 19, cout) for cout in (8, 16, 32)), last_stage(33)], ids=str)
+def test_ties(case: ConvCase) -> None:
     """Small integers convolve exactly, so equal pixels tie, and the gradient must go to the first of the largest."""
     generator = fresh_generator()
-    case = stage(3, 2, 22, 19, cout)
+    cout = case.cout
     x, weight, bias = (torch.randint(-1, 2, t.shape, generator=generator).float() for t in case.inputs(generator)[:3])
-    x[1] = 1  # a constant image
+    x[1::2] = 1  # constant images
     beta, gamma = torch.full((cout,), 0.25), torch.eye(cout) / 4
     inputs = leaves([x, weight, bias, beta, gamma])
     doubles = leaves(inputs, torch.float64)
-    y = reference.gdn(F.conv2d(*doubles[:3], 2, 2), *doubles[3:])
+    y = reference.gdn(F.conv2d(*doubles[:3], case.stride, case.padding), *doubles[3:])
     largest, at = F.max_pool2d(y, 2, return_indices=True)
     windows = y.detach().unfold(2, 2, 2).unfold(3, 2, 2).flatten(4)
     assert float(((windows == largest.unsqueeze(-1)).sum(-1) > 1).double().mean()) > 0.1, "there are few ties"
@@ -182,13 +222,13 @@ def test_ties(cout: int) -> None:
         assert_within(name, a, b, bound.error)
 
 
-def test_nan_wins_its_window_and_stays_there() -> None:
+@pytest.mark.parametrize("case", [stage(5, 3, 20, 22, 8), last_stage(5)], ids=str)
+def test_nan_wins_its_window_and_stays_there(case: ConvCase) -> None:
     generator = fresh_generator()
-    case = stage(5, 3, 20, 22, 8)
     x, *rest = case.inputs(generator)
     clean = case.function(ops)(x, *rest).detach()
     with torch.no_grad():
-        x[2, 1, 9, 10] = torch.nan
+        x[2, 1, case.h // 2 - 1, case.w // 2 - 1] = torch.nan
     got = case.function(ops)(x, *rest)
     want = case.function(reference)(x, *rest)
     assert torch.equal(got.isnan(), want.isnan()) and bool(got.isnan().any())
@@ -216,37 +256,66 @@ def test_zero_norm_of_columns_without_output() -> None:
 
 
 @pytest.mark.parametrize("isa", ISAS[-1:], indirect=True)  # what opcheck sees does not depend on it
-@pytest.mark.parametrize("case", [stage(3, 3, 18, 13, 8), stage(2, 3, 9, 70, 16), stage(2, 3, 9, 9, 5)], ids=str)
+@pytest.mark.parametrize(
+    "case", [stage(3, 3, 18, 13, 8), stage(2, 3, 9, 70, 16), stage(2, 3, 9, 9, 5), last_stage(3), SMALL_MAPS], ids=str
+)
 def test_opcheck(case: ConvCase) -> None:
     generator = fresh_generator()
     inputs = case.inputs(generator)
-    opcheck(OPS.conv_gdn_pool_train.default, (*inputs, *LISTS))
-    y, kept = OPS.conv_gdn_pool_train(*inputs, *LISTS)
+    opcheck(OPS.conv_gdn_pool_train.default, (*inputs, *lists(case)))
+    y, kept = OPS.conv_gdn_pool_train(*inputs, *lists(case))
     assert y.requires_grad and not kept.requires_grad
     detached = [t.detach() for t in inputs]
-    opcheck(OPS.conv_gdn_pool_backward.default, (torch.ones_like(y), *detached, *LISTS, True, kept))
-    image, boxes = crops_of(generator, 3, 18, 13, 3)
-    opcheck(OPS.crop_conv_gdn_pool_train.default, (image, boxes, *inputs[1:], [18, 13], *LISTS))
+    opcheck(OPS.conv_gdn_pool_backward.default, (torch.ones_like(y), *detached, *lists(case), True, kept))
+    image, boxes = crops_of(generator, case.cin, case.h, case.w, 3)
+    opcheck(OPS.crop_conv_gdn_pool_train.default, (image, boxes, *inputs[1:], [case.h, case.w], *lists(case)))
 
 
-def test_kept_of_another_shape() -> None:
-    case = stage(2, 3, 18, 13, 8)
+@pytest.mark.parametrize("layout", ["channels_last", "sliced", "transposed", "negated"])
+def test_layouts_of_the_last_stage(layout: str) -> None:
+    """Of the inputs and of the gradient, which may also be one element with all strides 0: the values decide."""
+    generator = fresh_generator()
+    case = last_stage(13)
+    inputs = case.inputs(generator)
+    grad = torch.randn(13, 64, 1, 1, generator=generator)
+    views = [layouts(t).get(layout, t.detach().clone()).requires_grad_() for t in inputs]
+    y, *got = run(case.function(ops), views, layouts(grad)[layout])
+    assert y.is_contiguous() and got[0].is_contiguous()
+    same_bits(layout, [y, *got], run(case.function(ops), inputs, grad))
+    expanded = torch.full((1, 1, 1, 1), 0.5).expand(grad.shape)
+    same_bits("expanded", run(case.function(ops), views, expanded), run(case.function(ops), inputs, expanded.clone()))
+
+
+def test_second_derivatives_of_the_last_stage() -> None:
+    """The reference gives them, in the inputs' own dtype, so that they are as far off as its own in float32 are."""
+    case = last_stage(2)
+    inputs = case.inputs(fresh_generator())
+    results = []
+    for function, of in ((ops, inputs), (reference, leaves(inputs)), (reference, leaves(inputs, torch.float64))):
+        first = torch.autograd.grad(case.function(function)(*of).square().sum(), of, create_graph=True)
+        results.append(torch.autograd.grad(torch.stack([f.square().sum() for f in first]).sum(), of))
+    for got, plain, want in zip(*results, strict=True):
+        error = rms(got.double() - want)
+        assert 0 < error <= TIMES_PLAIN * rms(plain.double() - want)
+
+
+@pytest.mark.parametrize("case", [stage(2, 3, 18, 13, 8), last_stage(2)], ids=str)
+def test_kept_of_another_shape(case: ConvCase) -> None:
     inputs = [t.detach() for t in case.inputs(fresh_generator())]
-    y, kept = OPS.conv_gdn_pool_train(*inputs, *LISTS)
+    y, kept = OPS.conv_gdn_pool_train(*inputs, *lists(case))
     for wrong in (kept[1:], kept[:0], kept.reshape(1, -1)):
         with pytest.raises(RuntimeError, match="kept has shape"):
-            OPS.conv_gdn_pool_backward(y, *inputs, *LISTS, True, wrong)
+            OPS.conv_gdn_pool_backward(y, *inputs, *lists(case), True, wrong)
 
 
-def test_compiled_training_step() -> None:
+@pytest.mark.parametrize("of", [lambda n: stage(n, 3, 18, 13, 8), last_stage], ids=["first", "last"])
+def test_compiled_training_step(of: Callable[[int], ConvCase]) -> None:
     """Forward and backward in one graph, to the bit what they are without the compiler, for any batch."""
     generator = fresh_generator()
     torch._dynamo.reset()
-    compiled = torch.compile(
-        lambda *inputs: ops.conv_gdn_pool(*inputs, *OPTIONS), fullgraph=True, backend="aot_eager", dynamic=True
-    )
+    compiled = torch.compile(of(1).function(ops), fullgraph=True, backend="aot_eager", dynamic=True)
     for n in (6, 2, 7):
-        case = stage(n, 3, 18, 13, 8)
+        case = of(n)
         inputs = case.inputs(generator)
         same_bits(f"batch {n}", run(compiled, inputs), run(case.function(ops), inputs))
     torch._dynamo.reset()

@@ -11,6 +11,7 @@ from ops_cases import (
     CROP_STRIDE,
     NAMES,
     Call,
+    ConvCase,
     call,
     fresh_generator,
     image_and_boxes,
@@ -22,7 +23,7 @@ from ops_cases import (
 from torch import Tensor, nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
-from meon_ext import ops
+from meon_ext import ops, reference
 from meon_ext.modules import GDN, ConvGDNPool, Parametrization
 
 BATCHED = ["gdn", "conv_gdn_pool", "crop_conv_gdn_pool"]
@@ -72,8 +73,12 @@ def test_compile_dynamic(name: str) -> None:
     assert counter.frame_count == 1
 
 
-def test_compile_channels_last() -> None:
-    c = call("gdn", fresh_generator())
+@pytest.mark.parametrize("name", ["gdn", "conv_gdn_pool of no stage of MEON"])
+def test_compile_channels_last(name: str) -> None:
+    c = call("gdn", generator := fresh_generator())
+    if name != "gdn":
+        case = ConvCase(3, 20, 9, 8, 24, (3, 3), padding=(1, 1))
+        c = Call(case.function(ops), case.function(reference), case.inputs(generator))
     x = c.inputs[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     check_compiled(Call(c.function, c.reference, [x, *c.inputs[1:]]), "aot_eager")
 

@@ -82,8 +82,8 @@ struct ConvShape {
   int64_t pad_h = 0, pad_w = 0;
   int64_t pool = 1;
 
-  int64_t conv_h() const { return (in_h + 2 * pad_h - kernel_h) / stride_h + 1; }
-  int64_t conv_w() const { return (in_w + 2 * pad_w - kernel_w) / stride_w + 1; }
+  constexpr int64_t conv_h() const { return (in_h + 2 * pad_h - kernel_h) / stride_h + 1; }
+  constexpr int64_t conv_w() const { return (in_w + 2 * pad_w - kernel_w) / stride_w + 1; }
   int64_t out_h() const { return conv_h() / pool; }
   int64_t out_w() const { return conv_w() / pool; }
   int64_t weight_numel() const { return out_channels * in_channels * kernel_h * kernel_w; }

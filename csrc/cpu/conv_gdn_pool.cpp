@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "cpu/matrix_stage.h"
 #include "cpu/reduction.h"
 #include "cpu/simd_stage.h"
 #include "cpu/stage.h"
@@ -201,15 +202,23 @@ auto crop_sources(const ConvShape& s, const CropInput& crops) {
 
 }  // namespace
 
+bool has_own_stage(const ConvShape& s) { return has_simd_stage(s) || has_matrix_stage(s); }
+
+template <class T>
+int64_t crop_kept_numel(const ConvShape& s) {
+  return std::is_same_v<T, float> && has_simd_stage(s) ? simd_stage_kept_numel(s) : 0;
+}
+
 template <class T>
 int64_t kept_numel(const ConvShape& s) {
-  return std::is_same_v<T, float> && has_simd_stage(s) ? simd_stage_kept_numel(s) : 0;
+  return std::is_same_v<T, float> && has_matrix_stage(s) ? matrix_stage_kept_numel(s) : crop_kept_numel<T>(s);
 }
 
 template <class T>
 void conv_gdn_pool_forward(const ConvGdnPoolForward<T>& p, const Parallel& parallel) {
   if constexpr (std::is_same_v<T, float>) {
     if (has_simd_stage(p.shape)) return simd_stage_forward(p, parallel);
+    if (has_matrix_stage(p.shape)) return matrix_stage_forward(p, parallel);
   }
   const PackedStage<T> stage(p.shape, p.weight, p.bias, p.beta, p.gamma);
   forward(p.shape, stage, planar_sources(p.shape, p.x), p.y, parallel);
@@ -219,6 +228,7 @@ template <class T>
 void conv_gdn_pool_backward(const ConvGdnPoolBackward<T>& p, const Parallel& parallel) {
   if constexpr (std::is_same_v<T, float>) {
     if (has_simd_stage(p.shape)) return simd_stage_backward(p, parallel);
+    if (has_matrix_stage(p.shape)) return matrix_stage_backward(p, parallel);
   }
   backward<T>(p, planar_sources(p.shape, p.x), p.grad_x, parallel);
 }
@@ -242,6 +252,8 @@ void crop_conv_gdn_pool_backward(const CropConvGdnPoolBackward<T>& p, const Para
 
 template int64_t kept_numel<float>(const ConvShape&);
 template int64_t kept_numel<double>(const ConvShape&);
+template int64_t crop_kept_numel<float>(const ConvShape&);
+template int64_t crop_kept_numel<double>(const ConvShape&);
 template void conv_gdn_pool_forward<float>(const ConvGdnPoolForward<float>&, const Parallel&);
 template void conv_gdn_pool_backward<float>(const ConvGdnPoolBackward<float>&, const Parallel&);
 template void crop_conv_gdn_pool_forward<float>(const CropConvGdnPoolForward<float>&, const Parallel&);

@@ -13,10 +13,16 @@ void gdn_forward(const GdnForward<T>& p, const Parallel& parallel);
 template <class T>
 void gdn_backward(const GdnBackward<T>& p, const Parallel& parallel);
 
+// Whether conv_gdn_pool of floats has kernels made for this shape: cpu/simd_stage.h, cpu/matrix_stage.h.
+bool has_own_stage(const ConvShape& s);
+
 // How many elements the forwards below write to `kept`, in a layout of their own, for the backwards to read. 0 for
-// shapes that have no use for it: they ignore it.
+// shapes that have no use for it: they ignore it. One for tensors, the other for crops.
 template <class T>
 int64_t kept_numel(const ConvShape& s);
+
+template <class T>
+int64_t crop_kept_numel(const ConvShape& s);
 
 // shape.pool is at most kGdnMaxPool (cpu/gdn_tiles.h).
 template <class T>

@@ -5,6 +5,7 @@
 
 #include "cpu/crop_strip.h"
 #include "cpu/pack.h"
+#include "cpu/patches.h"
 #include "cpu/vector_math.h"
 
 namespace meon::cpu {
@@ -15,20 +16,6 @@ std::span<const float> get(const TensorLookup& lookup, const std::string& name, 
 }
 
 std::vector<float> copied(std::span<const float> v) { return {v.begin(), v.end()}; }
-
-// [Cout][Cin][K][K] -> [K][K][Cin][Cout], for a convolution as a matrix product
-std::vector<float> as_matrix(std::span<const float> weight, int64_t out, int64_t in, int64_t kernel) {
-  std::vector<float> packed(weight.size());
-  for (int64_t co = 0; co < out; ++co) {
-    for (int64_t ci = 0; ci < in; ++ci) {
-      for (int64_t k = 0; k < kernel * kernel; ++k) {
-        packed[static_cast<size_t>((k * in + ci) * out + co)] =
-            weight[static_cast<size_t>((co * in + ci) * kernel * kernel + k)];
-      }
-    }
-  }
-  return packed;
-}
 
 void softmax(const float* logits, int64_t n, float* p) {
   const float top = *std::max_element(logits, logits + n);
@@ -100,7 +87,7 @@ Network::Network(const TensorLookup& lookup, const SimdTable& simd) : simd_(simd
   const int64_t in = spec.in_channels, out = spec.out_channels, k = spec.kernel;
   last_ = {.inputs = k * k * in,
            .outputs = out,
-           .weight = as_matrix(get(lookup, "stages.3.weight", {out, in, k, k}), out, in, k),
+           .weight = as_matrix(get(lookup, "stages.3.weight", {out, in, k, k}), out, in, k * k),
            .bias = copied(get(lookup, "stages.3.bias", {out})),
            .gamma_t = transposed(get(lookup, "stages.3.gamma", {out, out}), out, out),
            .beta = copied(get(lookup, "stages.3.beta", {out}))};
@@ -137,18 +124,11 @@ void Network::dense(const Dense& layer, int64_t rows, const float* x, float* y) 
 
 void Network::last_stage(const float* map, float* features) const {
   constexpr StageSpec spec = kStages[kSharedStages];
-  constexpr int64_t side = 4, out_side = side - spec.kernel + 1;  // 2 x 2 convolution outputs, one pool window
-  static_assert(out_side == spec.pool);
-  float patches[out_side * out_side * spec.kernel * spec.kernel * spec.in_channels];
-  float* patch = patches;
-  for (int64_t y = 0; y < out_side; ++y) {
-    for (int64_t x = 0; x < out_side; ++x) {
-      for (int64_t kh = 0; kh < spec.kernel; ++kh) {
-        // Three neighbouring pixels lie one after the other.
-        patch = std::copy_n(map + ((y + kh) * side + x) * spec.in_channels, spec.kernel * spec.in_channels, patch);
-      }
-    }
-  }
+  constexpr ConvShape shape = stage_shape(spec, 1, 4);
+  constexpr int64_t out_side = shape.conv_h(), taps = spec.kernel * spec.kernel * spec.in_channels;
+  static_assert(spec.pad == 0 && out_side == spec.pool);  // one pool window
+  float patches[out_side * out_side * taps];
+  to_patches(shape, map, taps, patches);
   float out[out_side * out_side * spec.out_channels];
   dense(last_, out_side * out_side, patches, out);
   for (int64_t c = 0; c < spec.out_channels; ++c) {

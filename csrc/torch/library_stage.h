@@ -1,5 +1,5 @@
-// conv_gdn_pool on the CPU of shapes that have no SIMD stage: torch's own convolution, which for these is as fast as
-// the processor, with GDN and max-pool behind it as one kernel, and the same the other way round.
+// conv_gdn_pool on the CPU of shapes that have no kernels of their own: torch's own convolution, which for these is as
+// fast as the processor, with GDN and max-pool behind it as one kernel, and the same the other way round.
 #pragma once
 
 #include <array>
@@ -9,7 +9,6 @@
 
 #include "cpu/gdn_tiles.h"
 #include "cpu/kernels.h"
-#include "cpu/simd_stage.h"
 #include "torch/stage_tensors.h"
 
 namespace meon::torch_ops {
@@ -23,7 +22,7 @@ inline bool has_library_stage(const ConvShape& s, ScalarType type) {
     if (n > kLibraryLargest) return false;
   }
   return type == ScalarType::Float && s.batch > 0 && s.in_h > 0 && s.in_w > 0 && s.pool <= cpu::kGdnMaxPool &&
-         !cpu::has_simd_stage(s);
+         !cpu::has_own_stage(s);
 }
 
 // Elements of the convolution's output, which the training forward keeps. meon_ext/ops.py's fake kernels follow.
@@ -68,19 +67,21 @@ struct LibraryConvolution {
   }
 };
 
-// Of the convolution's two sides. Where the input has few channels, channels_last is several times as fast.
+// Of the convolution's two sides and its weight. Where the input has few channels, channels_last is several times as
+// fast. What goes in and comes out of the op, y and the gradients of x and weight, keeps the layout of x and of weight
+// instead, by the rule of gdn_format.
 inline MemoryFormat library_format(const ConvShape& s, const Tensor& x) {
   return s.in_channels <= 16 ? MemoryFormat::ChannelsLast : gdn_format(x);
 }
 
-inline GdnPoolShape gdn_pool_shape(const ConvShape& s, MemoryFormat format) {
+inline GdnPoolShape gdn_pool_shape(const ConvShape& s, MemoryFormat format, const Tensor& x) {
   return {.batch = s.batch,
           .channels = s.out_channels,
           .height = s.conv_h(),
           .width = s.conv_w(),
           .pool = s.pool,
           .x_channels_last = format == MemoryFormat::ChannelsLast,
-          .y_channels_last = false};
+          .y_channels_last = gdn_format(x) == MemoryFormat::ChannelsLast};
 }
 
 // [N, C, H, W] in that format as a row of its elements as they lie.
@@ -89,15 +90,22 @@ inline Tensor as_row(const Tensor& z, MemoryFormat format) {
   return torch::stable::flatten(format == MemoryFormat::ChannelsLast ? transpose(transpose(z, 1, 2), 2, 3) : z, 0, -1);
 }
 
-// x as conv_gdn_pool takes it, checked. With `kept`, the convolution's output goes there.
+inline Tensor empty_planes(const Tensor& like, int64_t batch, int64_t channels, int64_t height, int64_t width,
+                           MemoryFormat format) {
+  const std::array<int64_t, 4> sizes{batch, channels, height, width};
+  return torch::stable::empty({sizes.data(), sizes.size()}, like.scalar_type(), std::nullopt, like.device(),
+                              std::nullopt, format);
+}
+
+// x as conv_gdn_pool takes it, checked; p.weight in library_format. With `kept`, the convolution's output goes there.
 inline Tensor library_stage_forward(const ConvShape& s, const Tensor& x, const StageTensors& p,
                                     const Parallel& parallel, Tensor* kept) {
   const MemoryFormat format = library_format(s, x);
   const Tensor z = torch::stable::contiguous(
       LibraryConvolution(s).forward(torch::stable::contiguous(x, format), p.weight, p.bias), format);
-  Tensor y = new_output(x, s);
+  Tensor y = empty_planes(x, s.batch, s.out_channels, s.out_h(), s.out_w(), gdn_format(x));
   cpu::gdn_pool_forward<float>(
-      {gdn_pool_shape(s, format), static_cast<const float*>(z.const_data_ptr()),
+      {gdn_pool_shape(s, format, x), static_cast<const float*>(z.const_data_ptr()),
        static_cast<const float*>(p.beta.const_data_ptr()), static_cast<const float*>(p.gamma.const_data_ptr()),
        static_cast<float*>(y.mutable_data_ptr())},
       parallel);
@@ -105,8 +113,8 @@ inline Tensor library_stage_forward(const ConvShape& s, const Tensor& x, const S
   return y;
 }
 
-// grad [N, Cout, Hp, Wp], contiguous; kept: of the training forward on the same inputs, or none. Fills `out` and
-// returns the gradient of x, [0] where it is not wanted.
+// grad [N, Cout, Hp, Wp]; p.weight in library_format; kept: of the training forward on the same inputs, or none. Fills
+// `out` and returns the gradient of x, [0] where it is not wanted.
 inline Tensor library_stage_backward(const ConvShape& s, const Tensor& grad, const Tensor& x, const StageTensors& p,
                                      bool input_grad, const std::optional<Tensor>& kept, const Parallel& parallel,
                                      StageGradients& out) {
@@ -115,19 +123,17 @@ inline Tensor library_stage_backward(const ConvShape& s, const Tensor& grad, con
   const LibraryConvolution convolution(s);
   const Tensor z =
       kept.has_value() ? *kept : torch::stable::contiguous(convolution.forward(xc, p.weight, p.bias), format);
-  const std::array<int64_t, 4> sizes{s.batch, s.out_channels, s.conv_h(), s.conv_w()};
-  Tensor grad_z = torch::stable::empty({sizes.data(), sizes.size()}, x.scalar_type(), std::nullopt, x.device(),
-                                       std::nullopt, format);
+  const Tensor grad_y = torch::stable::contiguous(grad, gdn_format(x));
+  Tensor grad_z = empty_planes(x, s.batch, s.out_channels, s.conv_h(), s.conv_w(), format);
   cpu::gdn_pool_backward<float>(
-      {gdn_pool_shape(s, format), static_cast<const float*>(grad.const_data_ptr()),
+      {gdn_pool_shape(s, format, x), static_cast<const float*>(grad_y.const_data_ptr()),
        static_cast<const float*>(z.const_data_ptr()), static_cast<const float*>(p.beta.const_data_ptr()),
        static_cast<const float*>(p.gamma.const_data_ptr()), static_cast<float*>(grad_z.mutable_data_ptr()),
        static_cast<float*>(out.beta.mutable_data_ptr()), static_cast<float*>(out.gamma.mutable_data_ptr())},
       parallel);
   Tensor grad_x;
   std::tie(grad_x, out.weight, out.bias) = convolution.backward(grad_z, xc, p.weight, input_grad);
-  out.weight = torch::stable::contiguous(out.weight);
-  return input_grad ? torch::stable::contiguous(grad_x) : new_input_gradient(x, s, false);
+  return input_grad ? torch::stable::contiguous(grad_x, gdn_format(x)) : new_input_gradient(x, s, false);
 }
 
 }  // namespace meon::torch_ops

@@ -75,15 +75,18 @@ ConvShape check_conv_input(const Tensor& x, const Tensor& weight, const Tensor& 
   return check_conv(x.size(0), x.size(1), x.size(2), x.size(3), weight, bias, beta, gamma, stride, padding, pool);
 }
 
-// How much of it there is of a stage over floats.
-int64_t kept_numel(const Tensor& like, const ConvShape& s) {
+// What a forward keeps for its backward: an opaque row of numbers, empty for shapes that keep nothing.
+Tensor new_kept(const Tensor& like, const ConvShape& s) {
   int64_t numel = 0;
   dispatch(like, [&](auto tag) { numel = cpu::kept_numel<decltype(tag)>(s); });
-  return numel;
+  return new_empty(like, {numel});
 }
 
-// What a forward keeps for its backward: an opaque row of numbers, empty for shapes that keep nothing.
-Tensor new_kept(const Tensor& like, const ConvShape& s) { return new_empty(like, {kept_numel(like, s)}); }
+Tensor new_crop_kept(const Tensor& like, const ConvShape& s) {
+  int64_t numel = 0;
+  dispatch(like, [&](auto tag) { numel = cpu::crop_kept_numel<decltype(tag)>(s); });
+  return new_empty(like, {numel});
+}
 
 void check_kept(const Tensor& kept, const Tensor& like, int64_t numel) {
   check_same_kind(kept, "kept", like, "weight");
@@ -93,9 +96,9 @@ void check_kept(const Tensor& kept, const Tensor& like, int64_t numel) {
 
 // What the backward was given, or null.
 template <class T>
-const T* checked_kept(const std::optional<Tensor>& kept, const Tensor& like, const ConvShape& s) {
+const T* checked_kept(const std::optional<Tensor>& kept, const Tensor& like, int64_t numel) {
   if (!kept.has_value()) return nullptr;
-  check_kept(*kept, like, cpu::kept_numel<T>(s));
+  check_kept(*kept, like, numel);
   return kept->numel() == 0 ? nullptr : in<T>(*kept);
 }
 
@@ -104,8 +107,11 @@ Tensor conv_gdn_pool_forward(const Tensor& x, const Tensor& weight, const Tensor
                              const Tensor& gamma, const IntList& stride, const IntList& padding, int64_t pool,
                              Tensor* kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
+  if (has_library_stage(s, x.scalar_type())) {
+    const StageTensors p(weight, bias, beta, gamma, library_format(s, x));
+    return library_stage_forward(s, x, p, TorchParallel(), kept);
+  }
   const StageTensors p(weight, bias, beta, gamma);
-  if (has_library_stage(s, x.scalar_type())) return library_stage_forward(s, x, p, TorchParallel(), kept);
   const Tensor xc = torch::stable::contiguous(x);
   Tensor y = new_output(x, s);
   if (kept != nullptr) *kept = new_kept(x, s);
@@ -139,22 +145,23 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> conv_gdn_pool_backward(const 
                                                                           const std::optional<Tensor>& kept) {
   const ConvShape s = check_conv_input(x, weight, bias, beta, gamma, stride, padding, pool);
   check_grad(grad, x, "x", s);
-  const Tensor gr = torch::stable::contiguous(grad);
-  const StageTensors p(weight, bias, beta, gamma);
   StageGradients g(x, s);
   if (has_library_stage(s, x.scalar_type())) {
     if (kept.has_value()) check_kept(*kept, x, library_kept_numel(s));
-    const Tensor grad_x = library_stage_backward(s, gr, x, p, input_grad, kept, TorchParallel(), g);
-    return {grad_x, g.weight, g.bias, g.beta, g.gamma};
+    const StageTensors p(weight, bias, beta, gamma, library_format(s, x));
+    const Tensor grad_x = library_stage_backward(s, grad, x, p, input_grad, kept, TorchParallel(), g);
+    return {grad_x, torch::stable::contiguous(g.weight, gdn_format(weight)), g.bias, g.beta, g.gamma};
   }
-  const Tensor xc = torch::stable::contiguous(x);
+  const StageTensors p(weight, bias, beta, gamma);
+  const Tensor gr = torch::stable::contiguous(grad), xc = torch::stable::contiguous(x);
   Tensor grad_x = new_input_gradient(x, s, input_grad);
   dispatch(x, [&](auto tag) {
     using T = decltype(tag);
-    cpu::conv_gdn_pool_backward<T>({s, in<T>(gr), in<T>(xc), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta),
-                                    in<T>(p.gamma), input_grad ? out<T>(grad_x) : nullptr, out<T>(g.weight),
-                                    out<T>(g.bias), out<T>(g.beta), out<T>(g.gamma), checked_kept<T>(kept, x, s)},
-                                   TorchParallel());
+    cpu::conv_gdn_pool_backward<T>(
+        {s, in<T>(gr), in<T>(xc), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma),
+         input_grad ? out<T>(grad_x) : nullptr, out<T>(g.weight), out<T>(g.bias), out<T>(g.beta), out<T>(g.gamma),
+         checked_kept<T>(kept, x, cpu::kept_numel<T>(s))},
+        TorchParallel());
   });
   return {grad_x, g.weight, g.bias, g.beta, g.gamma};
 }
@@ -199,7 +206,7 @@ Tensor crop_conv_gdn_pool_forward(const Tensor& image, const Tensor& boxes, cons
   const CropInput crops = checked_crops(im, bx, s);
   const StageTensors p(weight, bias, beta, gamma);
   Tensor y = new_output(weight, s);
-  if (kept != nullptr) *kept = new_kept(weight, s);
+  if (kept != nullptr) *kept = new_crop_kept(weight, s);
   dispatch(weight, [&](auto tag) {
     using T = decltype(tag);
     cpu::crop_conv_gdn_pool_forward<T>({s, crops, in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma),
@@ -239,7 +246,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(
     using T = decltype(tag);
     cpu::crop_conv_gdn_pool_backward<T>(
         {s, crops, in<T>(gr), in<T>(p.weight), in<T>(p.bias), in<T>(p.beta), in<T>(p.gamma), out<T>(g.weight),
-         out<T>(g.bias), out<T>(g.beta), out<T>(g.gamma), checked_kept<T>(kept, weight, s)},
+         out<T>(g.bias), out<T>(g.beta), out<T>(g.gamma), checked_kept<T>(kept, weight, cpu::crop_kept_numel<T>(s))},
         TorchParallel());
   });
   return {g.weight, g.bias, g.beta, g.gamma};

@@ -5,12 +5,13 @@
 
 namespace meon::torch_ops {
 
-// Contiguous.
+// Contiguous; weight in that format.
 struct StageTensors {
   Tensor weight, bias, beta, gamma;
 
-  StageTensors(const Tensor& w, const Tensor& b, const Tensor& be, const Tensor& g)
-      : weight(torch::stable::contiguous(w)),
+  StageTensors(const Tensor& w, const Tensor& b, const Tensor& be, const Tensor& g,
+               MemoryFormat format = MemoryFormat::Contiguous)
+      : weight(torch::stable::contiguous(w, format)),
         bias(torch::stable::contiguous(b)),
         beta(torch::stable::contiguous(be)),
         gamma(torch::stable::contiguous(g)) {}
