@@ -42,7 +42,7 @@ class Score:
     crop_quality: float64 (K,), 0 to 100.
     crop_probabilities: float32 (K, C).
     meta: name, width, height (upright, before padding), padded, crops (K), stride, pool, model, model_sha256,
-        score_name, lower_is_better (of raw), backend, device.
+        score_name, lower_is_better (of raw), backend, device, word.
     """
 
     quality: float
@@ -54,6 +54,13 @@ class Score:
     crop_quality: NDArray[np.float64] = field(repr=False)
     crop_probabilities: NDArray[np.float32] = field(repr=False)
     meta: dict[str, Any] = field(repr=False)
+
+    @property
+    def word(self) -> str | None:
+        """The model's word for the quality, of those of ITU-R BT.500 (excellent, good, fair, poor, bad) in the weights
+        that ship; None where its weights have no words."""
+        found: str | None = self.meta["word"]
+        return found
 
     def quality_map(self, cell: int = 1) -> NDArray[np.float32]:
         """Where the picture is good and where not: mean quality of the crops that cover each pixel.
@@ -244,8 +251,9 @@ class Scorer:
             raise MeonError(f"{image.name}: the network gave a value that is not finite; its weights are no good")
         crop_quality = weights.mapping(raw.astype(np.float64))
         means = probabilities.astype(np.float64).mean(axis=0)
+        quality = weights.mapping(pooled)
         return Score(
-            quality=weights.mapping(pooled),
+            quality=quality,
             raw=pooled,
             distortion=weights.classes[vote(probabilities)] if weights.classes else None,
             probabilities={name: float(p) for name, p in zip(weights.classes, means, strict=True)},
@@ -267,6 +275,7 @@ class Scorer:
                 "lower_is_better": weights.lower_is_better,
                 "backend": self.backend,
                 "device": self.device,
+                "word": weights.word(quality),
             },
         )
 

@@ -8,6 +8,7 @@ Files come from anywhere, so everything in one is checked before use, and everyt
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 import os
@@ -54,7 +55,7 @@ MAX_LABEL_LENGTH = 64
 FORMAT = "meon_ext"
 FORMAT_VERSION = "1"
 _RELEASE_OUTPUT = "DMOS, 0 best"
-_OWN_KEYS = frozenset({"format", "format_version", "classes", "input", "architecture", "score"})
+_OWN_KEYS = frozenset({"format", "format_version", "classes", "input", "architecture", "score", "words"})
 _DTYPES = {"F16": "<f2", "F32": "<f4", "F64": "<f8"}
 # Below the smallest normal number a processor that flushes denormals divides by zero where a channel's input is zero.
 _MIN_BETA = float(np.finfo(np.float32).tiny)
@@ -267,6 +268,7 @@ class WeightsFile:
     input: the range of the network's input, always "RGB 0..255".
     name, path, sha256: the file's name without its suffix, its path, and the hash of its bytes in hexadecimal; empty
         where the weights came from no file.
+    words: for people: a word and the lowest quality that it is for, best first, the last for 0 and more; may be empty.
     metadata: further entries of the file's metadata, kept as they are.
     """
 
@@ -279,12 +281,17 @@ class WeightsFile:
     name: str = ""
     path: str = ""
     sha256: str = ""
+    words: tuple[tuple[str, float], ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def lower_is_better(self) -> bool:
         """Whether a smaller raw score is a better picture."""
         return self.mapping.lower_is_better
+
+    def word(self, quality: float) -> str | None:
+        """The word for a quality of 0 to 100, e.g. "good"; None where these weights have no words."""
+        return next((word for word, lowest in self.words if quality >= lowest), None)
 
 
 def resolve_weights(name_or_path: str | os.PathLike[str] | None = None) -> Path:
@@ -365,6 +372,8 @@ def write_weights(path: str | os.PathLike[str], weights: WeightsFile) -> str:
             }
         ),
     }
+    if weights.words:
+        metadata["words"] = json.dumps(dict(weights.words))
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in weights.tensors.items()}
     data = _with_sorted_metadata(save(tensors, metadata=metadata))
     try:
@@ -400,6 +409,7 @@ def _check(weights: WeightsFile) -> None:
             f"classes names {len(weights.classes)} outputs of a network that has {weights.architecture.num_classes}; "
             "name each output once"
         )
+    _check_words(weights.words)
     expected = weights.architecture.expected_tensors()
     for name in weights.tensors:
         if name not in expected:
@@ -408,6 +418,14 @@ def _check(weights: WeightsFile) -> None:
         if name not in weights.tensors:
             raise ValueError(f"tensor {name!r} is missing; the file is incomplete or for another network")
         _check_tensor(name, weights.tensors[name], shape)
+
+
+def _check_words(words: tuple[tuple[str, float], ...]) -> None:
+    for word, _ in words:
+        _check_label("word", word)
+    lowest = [value for _, value in words]
+    if words and not (lowest[-1] == 0 and all(a > b for a, b in itertools.pairwise(lowest))):
+        raise ValueError(f"words {words!r:.200} must go down to 0, best first; put them in order")
 
 
 def _check_label(what: str, label: object) -> None:
@@ -525,6 +543,7 @@ def _describe(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> Weig
         mapping=mapping,
         score_name=score["name"],
         input=metadata.get("input", ""),
+        words=_words(path, metadata),
         metadata={key: value for key, value in metadata.items() if key not in _OWN_KEYS},
     )
 
@@ -554,6 +573,16 @@ def _classes(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> tuple
     if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
         raise WeightsError(f"{path}: metadata entry 'classes' must be a list of names; correct it")
     return tuple(classes)
+
+
+def _words(path: str | os.PathLike[str], metadata: Mapping[str, str]) -> tuple[tuple[str, float], ...]:
+    if "words" not in metadata:
+        return ()
+    words = _json_entry(path, metadata, "words")
+    sound = isinstance(words, dict) and all(type(v) in (int, float) and 0 <= v <= 100 for v in words.values())
+    if not isinstance(words, dict) or not sound:
+        raise WeightsError(f"{path}: metadata entry 'words' must hold a quality, 0 to 100, for each word; correct it")
+    return tuple((word, float(value)) for word, value in words.items())
 
 
 def _json_entry(path: str | os.PathLike[str], metadata: Mapping[str, str], key: str) -> object:

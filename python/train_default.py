@@ -10,7 +10,6 @@ meon_ext/weights, whose cards say what the data are.
 """
 
 import argparse
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from meon_ext.training.teacher import write_scores
 from meon_ext.weights_io import SUFFIX, WEIGHTS_FOLDER, read_weights, write_weights
 
 # The lowest quality that the word is for: the five of ITU-R BT.500, at equal distances.
-WORDS = {"excellent": 80, "good": 60, "fair": 40, "poor": 20, "bad": 0}
+WORDS = (("excellent", 80.0), ("good", 60.0), ("fair", 40.0), ("poor", 20.0), ("bad", 0.0))
 
 
 def main() -> None:
@@ -49,9 +48,9 @@ def main() -> None:
     print(done.summary)
     if arguments.ship and done.weights is not None:
         weights = read_weights(done.weights)
-        metadata = {**weights.metadata, "words": json.dumps(WORDS), "card": f"meon_ext/weights/{arguments.name}.md"}
+        metadata = {**weights.metadata, "card": f"meon_ext/weights/{arguments.name}.md"}
         path = WEIGHTS_FOLDER / f"{arguments.name}{SUFFIX}"
-        print(f"{path}: SHA-256 {write_weights(path, replace(weights, metadata=metadata))}")
+        print(f"{path}: SHA-256 {write_weights(path, replace(weights, words=WORDS, metadata=metadata))}")
 
 
 def _link_held_out(samples: Samples, folder: Path) -> None:

@@ -40,7 +40,7 @@ def test_files_are_those_of_their_cards(name: str) -> None:
     assert hashlib.sha256(path.read_bytes()).hexdigest() == weights.sha256
     assert f"`{weights.sha256}`" in card
     assert f"{parameters(weights):,} parameters" in card
-    assert json.loads(weights.metadata["words"]) == {"excellent": 80, "good": 60, "fair": 40, "poor": 20, "bad": 0}
+    assert dict(weights.words) == {"excellent": 80, "good": 60, "fair": 40, "poor": 20, "bad": 0}
     for heading in ("Data", "Protocol", "Results", "Limits", "Licence"):
         assert re.search(rf"^## {heading}$", card, re.MULTILINE)
 

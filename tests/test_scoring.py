@@ -258,7 +258,15 @@ def test_meta() -> None:
         "lower_is_better": False,
         "backend": "core",
         "device": "cpu",
+        "word": None,
     }
+
+
+def test_words() -> None:
+    weights = dataclasses.replace(untrained_weights(), words=(("good", 60.0), ("fair", 40.0), ("bad", 0.0)))
+    assert [weights.word(q) for q in (100, 60, 59.999, 40, 39.0, 0)] == ["good", "good", "fair", "fair", "bad", "bad"]
+    result = Scorer(weights).score(photograph())
+    assert result.word == weights.word(result.quality) == result.to_dict()["meta"]["word"]
 
 
 # Settings

@@ -97,6 +97,13 @@ def test_round_trip(architecture: Architecture, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_words_come_back(tmp_path: Path) -> None:
+    words = (("good", 62.5), ("bad", 0.0))
+    write_weights(tmp_path / "a.safetensors", make_weights(words=words))
+    assert read_weights(tmp_path / "a.safetensors").words == words
+    assert json.loads(metadata_of(tmp_path / "a.safetensors")["words"]) == dict(words)
+
+
 def test_metadata_are_as_documented(valid: Path) -> None:
     metadata = metadata_of(valid)
     assert (metadata["format"], metadata["format_version"], metadata["input"]) == ("meon_ext", "1", "RGB 0..255")
@@ -230,6 +237,16 @@ def meta(**changes: str) -> Change:
         (edit_json("architecture", batch_norm=True), "'architecture': batch_norm"),
         (edit_json("architecture", task="single"), "'architecture': task 'single'"),
         (meta(architecture='{"num_classes": ' + "9" * 5000 + "}"), "'architecture'"),
+        (meta(words="[]"), "'words' must hold a quality"),
+        (meta(words='{"good": "60", "bad": 0}'), "'words' must hold a quality"),
+        (meta(words='{"good": 101, "bad": 0}'), "'words' must hold a quality"),
+        (meta(words='{"good": NaN, "bad": 0}'), "'words' must hold a quality"),
+        (meta(words=json.dumps({"good": 10**400, "bad": 0})), "'words' must hold a quality"),
+        (meta(words='{"good": true, "bad": 0}'), "'words' must hold a quality"),
+        (meta(words='{"bad": 0, "good": 60}'), "words .* must go down to 0"),
+        (meta(words='{"good": 60, "fair": 60, "bad": 0}'), "words .* must go down to 0"),
+        (meta(words='{"good": 60}'), "words .* must go down to 0"),
+        (meta(words='{"\\u001b[31m": 60, "bad": 0}'), "printable"),
         (meta(score="null"), "'score' must hold"),
         (edit_json("score", more=1), "'score' must hold"),
         (edit_json("score", name=7), "'score': score name"),
