@@ -5,6 +5,7 @@ import io
 import subprocess
 import sys
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -158,6 +159,47 @@ def test_the_page_tells_what_the_table_holds() -> None:
         assert f"| {' | '.join(row)} |" in page, described.name
 
 
+@pytest.mark.parametrize("name", MADE)
+def test_fractions_of_levels(name: str) -> None:
+    described = TYPES[name]
+    whole = [described.parameter_at(level) for level in LEVELS]
+    assert tuple(whole) == described.levels == tuple(described.parameter_at(float(level)) for level in LEVELS)
+    for low, (a, b) in enumerate(pairwise(whole), 1):
+        between = described.parameter_at(low + 0.25)
+        if a * b > 0:
+            # In equal ratios: four quarters of the way make the whole.
+            assert (between / a) ** 4 == pytest.approx(b / a) and min(a, b) < between < max(a, b)
+        else:
+            assert between == a and described.parameter_at(low + 0.75) == b
+    if whole[0] * whole[1] > 0:
+        assert (whole[0] / described.parameter_at(0.5)) ** 2 == pytest.approx(whole[1] / whole[0])
+    clean = photograph("coffee", 64, 96)
+    for level in (0.5, 1.5, 2.75, 4.5):
+        made = distort(clean, name, level, seed=1)
+        assert made.shape == clean.shape and made.dtype == np.uint8
+        assert (distort(clean, name, np.float32(level), seed=1) == made).all()
+    assert (distort(clean, name, 3.0, seed=1) == distort(clean, name, 3, seed=1)).all()
+
+
+def test_damage_lies_between_levels_too() -> None:
+    clean = photograph("coffee")
+    for name in ("white_noise", "gaussian_blur", "jpeg", "jpeg2000"):
+        damage = [colour_difference(clean, distort(clean, name, level)) for level in (0.5, 1, 1.5, 2, 3.5, 4.0, 4.5, 5)]
+        assert damage == sorted(damage) and len(set(damage)) == len(damage)
+
+
+def test_jpeg2000_spends_on_luma_as_encoders_do() -> None:
+    """With the colour transform the same bytes give a better picture than three planes coded apart."""
+    clean = photograph("coffee")
+    for level in LEVELS:
+        file = io.BytesIO()
+        ratio = TYPES["jpeg2000"].levels[level - 1]
+        Image.fromarray(clean).save(file, "JPEG2000", quality_mode="rates", quality_layers=[ratio], irreversible=True)
+        with Image.open(file) as image:
+            apart = np.asarray(image.convert("RGB"))
+        assert colour_difference(clean, distort(clean, "jpeg2000", level)) < colour_difference(clean, apart)
+
+
 @pytest.mark.parametrize(
     ("image", "type", "level", "seed", "message"),
     [
@@ -165,7 +207,9 @@ def test_the_page_tells_what_the_table_holds() -> None:
         (np.zeros((9, 9, 3), np.uint8), None, 1, 0, "unknown type of distortion None"),
         (np.zeros((9, 9, 3), np.uint8), "jpeg", 0, 0, "level is 0; pass a whole number from 1 to 5"),
         (np.zeros((9, 9, 3), np.uint8), "jpeg", 6, 0, "level is 6"),
-        (np.zeros((9, 9, 3), np.uint8), "jpeg", 1.5, 0, "level is 1.5"),
+        (np.zeros((9, 9, 3), np.uint8), "jpeg", 0.4, 0, "level is 0.4; pass a number from 0.5 to 5"),
+        (np.zeros((9, 9, 3), np.uint8), "jpeg", 5.5, 0, "level is 5.5"),
+        (np.zeros((9, 9, 3), np.uint8), "jpeg", float("nan"), 0, "level is nan"),
         (np.zeros((9, 9, 3), np.uint8), "jpeg", True, 0, "level is True"),
         (np.zeros((9, 9, 3), np.uint8), "jpeg", 1, -1, "seed is -1; pass a whole number of at least 0"),
         (np.zeros((9, 9), np.uint8), "jpeg", 1, 0, r"the image is uint8 \(9, 9\); pass a uint8 array"),

@@ -203,6 +203,23 @@ def test_a_made_picture_is_a_distorted_cut(tmp_path: Path) -> None:
     )
 
 
+def test_jitter_makes_every_strength_and_keeps_to_the_levels(tmp_path: Path) -> None:
+    path = str(write_scenes(tmp_path, ("a",)) / "a.png")
+    cache = PictureCache(tmp_path / "c", 1 << 24)
+    exact, off = (PictureLoader(cache, side=256, seed=1, jitter=jitter) for jitter in (0.0, 0.5))
+    for level in (1, 5):
+        strengths = []
+        for variant in range(12):
+            picture = Picture(path, "white_noise", level, variant)
+            clean = off.undistorted(picture)
+            np.testing.assert_array_equal(exact.undistorted(picture), clean)
+            grey = (clean > 100).all(2) & (clean < 150).all(2)  # where noise is not cut off
+            strengths.append(float((off.load(picture).astype(float) - clean)[grey].std()))
+        low, high = (distortions.TYPES["white_noise"].parameter_at(at) for at in (level - 0.5, min(level + 0.5, 5)))
+        assert 0.9 * low < min(strengths) < max(strengths) < 1.1 * high
+        assert len({round(s, 3) for s in strengths}) > 6 and max(strengths) > 1.2 * min(strengths)
+
+
 def test_resampling_never_makes_a_picture_too_small(tmp_path: Path) -> None:
     path = str(write_scenes(tmp_path, ("a",)) / "a.png")
     Image.fromarray(scene(0, 400, 600)).save(path)

@@ -28,6 +28,8 @@ def jpeg2000(pixels: Pixels, ratio: float, random: np.random.Generator) -> Pixel
         quality_mode="rates",
         quality_layers=[ratio],
         irreversible=True,
+        # Pillow's default codes red, green and blue apart, as no camera or converter does: colour noise all over.
+        mct=1,
         num_resolutions=resolutions,
     )
 

@@ -25,6 +25,7 @@ _KADID10K = "Lin, Hosu and Saupe, KADID-10k, QoMEX 2019"
 _OWN_LEVELS = "levels chosen here, so that damage grows evenly from slight to severe"
 _TID2013_LEVELS = "levels at about the PSNR that TID2013 aims for"
 _KADID10K_LEVELS = "levels of KADID-10k's published code"
+_LOWEST_LEVEL = 0.5
 _TID2013_LADDER = (33, 30, 27, 24, 21)
 _PSNR = "PSNR before clipping, dB"
 
@@ -46,6 +47,17 @@ class DistortionType:
     parameter: str
     levels: tuple[float, float, float, float, float]
     apply: Apply = field(repr=False, compare=False)
+
+    def parameter_at(self, level: float) -> float:
+        """The parameter of a level from 0.5 to 5; a fraction lies in equal ratios between its neighbours, below 1 too.
+
+        Where the parameter changes its sign from one level to the next nothing lies between: the nearest level's.
+        """
+        low = min(max(int(level), 1), len(self.levels) - 1)
+        a, b = self.levels[low - 1], self.levels[low]
+        if level == int(level) or a * b <= 0:
+            return self.levels[min(max(round(level), 1), len(self.levels)) - 1]
+        return float(a * (b / a) ** (level - low))
 
 
 def _table(*types: DistortionType) -> Mapping[str, DistortionType]:
@@ -245,11 +257,11 @@ def available(name: str) -> bool:
     return known and bool(features.check(codec))
 
 
-def distort(image: NDArray[np.uint8], type: str, level: int, *, seed: int = 0) -> NDArray[np.uint8]:
+def distort(image: NDArray[np.uint8], type: str, level: float, *, seed: int = 0) -> NDArray[np.uint8]:
     """The picture with the distortion.
 
     image: uint8 (H, W, 3), RGB, of any size from 1 x 1; it is left as it is. type: a name in ``TYPES``.
-    level: 1 (slight) to 5 (severe). seed: 0 or more.
+    level: 1 (slight) to 5 (severe); a fraction, from 0.5 on, lies between. seed: 0 or more.
     Returns a new uint8 array of the same shape, the same whenever image, type, level and seed are (for types that
     Pillow codes: with the same Pillow).
     Raises ImageError for another kind of image, DistortionError for the rest, where Pillow lacks the codec, and where
@@ -257,7 +269,7 @@ def distort(image: NDArray[np.uint8], type: str, level: int, *, seed: int = 0) -
     """
     pixels = _checked_image(image)
     described = _type(type)
-    parameter = described.levels[_whole(level, "level", 1, len(described.levels)) - 1]
+    parameter = described.parameter_at(_level(level, len(described.levels)))
     random = np.random.default_rng([_whole(seed, "seed", 0, None), zlib.crc32(type.encode()), int(level)])
     if not available(type):
         raise DistortionError(f"{type}: this Pillow is built without the codec; install a wheel of Pillow that has it")
@@ -272,6 +284,14 @@ def _type(name: str) -> DistortionType:
         return TYPES[name]
     except (KeyError, TypeError):
         raise DistortionError(f"unknown type of distortion {name!r}; choose from {', '.join(TYPES)}") from None
+
+
+def _level(level: Any, highest: int) -> float:
+    if not isinstance(level, float | np.floating):
+        return _whole(level, "level", 1, highest)
+    if not _LOWEST_LEVEL <= level <= highest:
+        raise DistortionError(f"level is {level!r}; pass a number from {_LOWEST_LEVEL} to {highest}")
+    return float(level)
 
 
 def _whole(number: Any, name: str, low: int, high: int | None) -> int:

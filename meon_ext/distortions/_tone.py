@@ -14,7 +14,7 @@ _FRINGE_BLUR = 0.3  # deviation of the outer channels' blur, in parts of their d
 
 def quantise(pixels: Pixels, values: float, random: np.random.Generator) -> Pixels:
     """Each channel rounded to this many evenly spaced values from 0 to 255."""
-    steps = values - 1
+    steps = round(values) - 1
     table = np.rint(np.rint(np.arange(256) * (steps / 255)) * (255 / steps))
     return np.asarray(table.astype(np.uint8)[pixels])
 

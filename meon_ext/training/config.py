@@ -53,6 +53,8 @@ class SynthesisConfig:
         the cost and the cache; 0 takes pictures whole.
     scale: least and greatest factor by which a picture is resampled first, at random; between them, photographs show
         more kinds of detail. It never makes a side smaller than 256. (1, 1) leaves them as they are.
+    jitter: by how much at most a picture's level is off, at random, 0 to 0.5; then damage of every strength occurs,
+        from level 0.5 to 5, and a level stands for the strengths around it.
     variants: how many cuts and scales there are of each picture, type and level. pristine_repeat: how many
         times as many there are of the picture without distortion; the number of levels makes it as frequent as a type.
     scores: a CSV with the columns image, distortion, level and score (0 to 100, higher is better), a teacher's word on
@@ -68,6 +70,7 @@ class SynthesisConfig:
     levels: tuple[int, ...] = (1, 2, 3, 4, 5)
     side: int = 384
     scale: tuple[float, float] = (1.0, 1.0)
+    jitter: float = 0.0
     variants: int = 1
     pristine_repeat: int = 1
     scores: str = ""
@@ -83,6 +86,7 @@ class SynthesisConfig:
         _require(self.side == 0 or self.side >= CROP_SIZE, "synthesis.side", f"0 or at least {CROP_SIZE}", self.side)
         low, high = self.scale
         _require(0.1 <= low <= high <= 4, "synthesis.scale", "two factors in order, within 0.1 to 4", self.scale)
+        _require(0 <= self.jitter <= 0.5, "synthesis.jitter", "within 0 and 0.5", self.jitter)
         _require(self.variants >= 1, "synthesis.variants", "at least 1", self.variants)
         _require(self.pristine_repeat >= 1, "synthesis.pristine_repeat", "at least 1", self.pristine_repeat)
         _require(self.repeat >= 1, "synthesis.repeat", "at least 1", self.repeat)

@@ -40,14 +40,22 @@ class Picture(NamedTuple):
 class PictureLoader:
     """Makes the pixels of pictures; equal arguments give equal pixels in every process.
 
-    side, scale: as in ``SynthesisConfig``. seed: of cuts, scales and noise.
+    side, scale, jitter: as in ``SynthesisConfig``. seed: of cuts, scales, jitter and noise.
     """
 
-    def __init__(self, cache: PictureCache, side: int = 0, scale: tuple[float, float] = (1, 1), seed: int = 0) -> None:
+    def __init__(
+        self,
+        cache: PictureCache,
+        side: int = 0,
+        scale: tuple[float, float] = (1, 1),
+        seed: int = 0,
+        jitter: float = 0.0,
+    ) -> None:
         self._cache = cache
         self._side = side
         self._scale = scale
         self._seed = seed
+        self._jitter = jitter
         self._keys: dict[Picture, str] = {}
 
     def key(self, picture: Picture) -> str:
@@ -56,7 +64,7 @@ class PictureLoader:
             status = os.stat(picture.path)  # noqa: PTH116  a third of Path's time, for every picture at the start
             what: list[object] = [_RECIPE, os.path.realpath(picture.path), status.st_size, status.st_mtime_ns]
             if picture.variant >= 0:
-                what += [*picture[1:], self._side, self._scale, self._seed, _maker()]
+                what += [*picture[1:], self._side, self._scale, self._seed, self._jitter, _maker()]
             key = self._keys[picture] = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:40]
         return key
 
@@ -78,7 +86,10 @@ class PictureLoader:
         if picture.distortion == PRISTINE:
             return pixels
         seed = int(random.integers(2**31))
-        return distortions.distort(pixels, picture.distortion, picture.level, seed=seed)
+        level: float = picture.level
+        if self._jitter:
+            level = float(np.clip(level + random.uniform(-self._jitter, self._jitter), 0.5, max(distortions.LEVELS)))
+        return distortions.distort(pixels, picture.distortion, level, seed=seed)
 
     def _clean(self, picture: Picture) -> tuple[NDArray[np.uint8], np.random.Generator]:
         pixels = self.load(Picture(picture.path))

@@ -58,7 +58,7 @@ def write_scores(config: TrainConfig, path: str | os.PathLike[str], cache: Pictu
     Raises DatasetError and ImageError for pristine pictures that cannot be read.
     """
     synthesis = replace(config.synthesis, scores="")
-    loader = PictureLoader(cache, synthesis.side, synthesis.scale, config.seed)
+    loader = PictureLoader(cache, synthesis.side, synthesis.scale, synthesis.seed, synthesis.jitter)
     records = synthesis_dataset(synthesis).records
     distorted, pristine = variants(synthesis)
     work = [
