@@ -67,7 +67,7 @@ def test_toml_gives_the_same_as_json(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"ema_decay": 1}, "unknown setting 'ema_decay'; known are data, synthesis"),
-        ({"joint": {"epoch": 1}}, "unknown setting 'epoch' of joint; known are epochs, batch_size"),
+        ({"joint": {"epoch": 1}}, "unknown setting 'epoch' of joint; known are optimizer, epochs, batch_size"),
         ({"joint": {"epochs": 1.5}}, "joint.epochs must be a whole number, got 1.5"),
         ({"joint": {"epochs": True}}, "joint.epochs must be a whole number, got True"),
         ({"joint": {"epochs": -1}}, "in joint: epochs must be at least 0, got -1"),
