@@ -95,7 +95,7 @@ def score_crops(image_u8: Tensor, plan: CropPlan, parameters: Mapping[str, Tenso
         NativeError: the image is on CUDA and the CUDA kernels are not loaded.
     """
     answers = crop_answers(image_u8, plan, parameters)
-    return answers[..., 0], answers[..., 1:]
+    return answers.select(-1, 0), answers.narrow(-1, 1, answers.shape[-1] - 1)
 
 
 def crop_answers(image_u8: Tensor, plan: CropPlan, parameters: Mapping[str, Tensor]) -> Tensor:
@@ -117,7 +117,7 @@ def crop_answers(image_u8: Tensor, plan: CropPlan, parameters: Mapping[str, Tens
                 first = int(axis[0].max())
                 raise ValueError(f"plan has a crop at {name} {first}, which does not fit in the image's {side} {name}s")
     answers: Tensor = torch.ops.meon_ext.score_crops(images, plan.rows, plan.columns, values)
-    return answers[0] if image_u8.dim() == 3 else answers
+    return answers.squeeze(0) if image_u8.dim() == 3 else answers
 
 
 def _images(image: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ def _images(image: Tensor) -> Tensor:
         raise TypeError(f"image_u8 must be a torch.Tensor, got {type(image).__name__}; use torch.from_numpy()")
     if image.dtype != torch.uint8:
         raise TypeError(f"image_u8 has dtype {image.dtype}; it must be uint8")
-    images = image[None] if image.dim() == 3 else image
+    images = image.unsqueeze(0) if image.dim() == 3 else image
     if images.dim() == 4 and images.shape[3] != 3 and images.shape[1] == 3:
         images = images.permute(0, 2, 3, 1)
     if images.dim() != 4 or images.shape[3] != 3 or min(images.shape[1:3]) < CROP_SIZE:
