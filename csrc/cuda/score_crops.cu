@@ -1,4 +1,5 @@
 // Launchers of the stages over crops that share their work. Also compiled by g++ (tests/cuda_on_host).
+#include "cuda/byte_stage.cuh"
 #include "cuda/conv_gdn_pool.cuh"
 #include "cuda/plan_source.cuh"
 #include "cuda/score_crops.h"
@@ -25,6 +26,16 @@ PlanAxis stage_axis(const CropAxisTables& axis, size_t stage, int64_t limit) {
 // The samples of the last stage: the crops.
 PlanAxis crop_axis(const CropAxisTables& axis) {
   return {axis.crops, axis.count, kCropPlaces, static_cast<int>(axis.places.back())};
+}
+
+// The first stage, whose input is bytes, on tensor cores where there are any that can.
+template <class Source>
+LaunchResult run_byte_stage(const StageWeights& weights, const Source& source, int64_t samples, int64_t rows,
+                            int64_t columns, float* y, cudaStream_t stream) {
+  const StageShape s{samples, 0, 0, static_cast<int>(rows), static_cast<int>(columns)};
+  const StageParameters<float> parameters{weights.weight, weights.bias, weights.beta, weights.gamma};
+  return launch("byte_stage_kernel", byte_stage_kernel<Source>, {tile_count<ByteTile>(s)}, ByteTile::kThreads, stream,
+                s, source, parameters, y);
 }
 
 template <int kStage, class Source>
@@ -74,7 +85,10 @@ LaunchResult score_crops(const CropScoring& p, void* workspace, cudaStream_t str
                                                    in.column_stride,
                                                    stage_axis(p.rows, 0, in.height),
                                                    stage_axis(p.columns, 0, in.width)};
-  LaunchResult result = run_stage<0>(p.stages[0], pixels, in.count, first.rows, first.columns, maps[0], stream);
+  const bool tensor_cores = kernel_uses_mma(byte_stage_kernel<PlanSource<uint8_t, Layer<0>::kPad>>);
+  LaunchResult result = tensor_cores
+                            ? run_byte_stage(p.stages[0], pixels, in.count, first.rows, first.columns, maps[0], stream)
+                            : run_stage<0>(p.stages[0], pixels, in.count, first.rows, first.columns, maps[0], stream);
   if (result.error == cudaSuccess) result = shared_stage<1>(p, maps[0], maps[1], stream);
   if (result.error == cudaSuccess) result = shared_stage<2>(p, maps[1], maps[2], stream);
   if (result.error == cudaSuccess) {

@@ -54,8 +54,9 @@ struct CropScoring {
 size_t score_crops_workspace(const CropScoring& p);
 
 // All pointers are to memory of the current device, and everything is queued on `stream` without waiting for it: one
-// launch for each stage and one for the heads. A crop's answer is, to the bit, what the kernels of conv_gdn_pool.h and
-// heads.h make of that crop alone.
+// launch for each stage and one for the heads. A crop's answer is the same bits whatever the other crops are: what the
+// kernels of conv_gdn_pool.h and heads.h make of that crop alone, save that the first stage runs on tensor cores where
+// the device has them.
 LaunchResult score_crops(const CropScoring& p, void* workspace, cudaStream_t stream);
 
 }  // namespace meon::cuda

@@ -422,4 +422,12 @@ __device__ __forceinline__ int first_maximum(const float (&y)[4]) {
   return at;
 }
 
+__device__ __forceinline__ float window_maximum(const float (&y)[4]) {
+  const int at = first_maximum(y);
+  float best = y[0];
+#pragma unroll
+  for (int k = 1; k < 4; ++k) best = at == k ? y[k] : best;
+  return best;
+}
+
 }  // namespace meon::cuda

@@ -1,5 +1,5 @@
 // Crops that share their work, on the host: to the bit what the kernels make of each crop alone, which
-// conv_gdn_pool_test.cpp and heads_test.cpp compare with oracles.
+// conv_gdn_pool_test.cpp and heads_test.cpp compare with oracles. The first stage on tensor cores is compared here.
 #include "cuda/score_crops.cu"
 
 #include <algorithm>
@@ -12,6 +12,7 @@
 #include "cuda/heads.cu"
 #include "device.h"
 #include "native/inputs.h"
+#include "native/oracle.h"
 
 namespace {
 
@@ -105,7 +106,7 @@ Chosen<T> choose(int stage, int64_t rows, int64_t columns, Random& random) {
 int64_t places_in(const std::vector<int32_t>& entries) { return static_cast<int64_t>(entries.size()) / 4; }
 
 // y: [images, kOut, places of rows, places of columns]. Strides of the planes as a source has them.
-template <int kStage, class T>
+template <int kStage, bool kTensorCores = false, class T>
 Buffer<float> run_chosen(Chosen<T>& in, T* planes, std::array<int64_t, 4> strides, StageBuffers& stage) {
   Buffer<int32_t> rows = copied(in.rows), columns = copied(in.columns);
   const PlanSource<T, 2> source{planes,
@@ -118,8 +119,12 @@ Buffer<float> run_chosen(Chosen<T>& in, T* planes, std::array<int64_t, 4> stride
                                 {columns.data(), 1, static_cast<int>(columns.size()), static_cast<int>(in.width)}};
   const int64_t r = places_in(in.rows), c = places_in(in.columns);
   Buffer<float> y(in.images * meon::kStages[kStage].out_channels * r * c);
-  CHECK(meon::cuda::run_stage<kStage>(stage.weights(), source, in.images, r, c, y.data(), nullptr).error ==
-        cudaSuccess);
+  if constexpr (kTensorCores) {
+    CHECK(meon::cuda::run_byte_stage(stage.weights(), source, in.images, r, c, y.data(), nullptr).error == cudaSuccess);
+  } else {
+    CHECK(meon::cuda::run_stage<kStage>(stage.weights(), source, in.images, r, c, y.data(), nullptr).error ==
+          cudaSuccess);
+  }
   return y;
 }
 
@@ -144,7 +149,7 @@ void check_chosen(Random& random) {
     StageBuffers stage(kStage, random);
     Buffer<float> want = run_planar<kStage>(in, stage);
     const int64_t plane = in.height * in.width;
-    Buffer<float> got = run_chosen<kStage, T>(in, in.planes.data(), {in.channels * plane, plane, in.width, 1}, stage);
+    Buffer<float> got = run_chosen<kStage>(in, in.planes.data(), {in.channels * plane, plane, in.width, 1}, stage);
     CHECK(same_bits(got, want));
     // The same planes with their channels innermost, as an image HWC has them.
     Buffer<T> last(in.planes.size());
@@ -152,7 +157,7 @@ void check_chosen(Random& random) {
       const int64_t c = i % in.channels, at = i / in.channels;
       last[i] = in.at(at / plane, c, at % plane / in.width, at % in.width);
     }
-    got = run_chosen<kStage, T>(in, last.data(), {in.channels * plane, 1, in.width * in.channels, in.channels}, stage);
+    got = run_chosen<kStage>(in, last.data(), {in.channels * plane, 1, in.width * in.channels, in.channels}, stage);
     CHECK(same_bits(got, want));
   }
 }
@@ -167,7 +172,9 @@ TEST(rows_and_columns_are_chosen_by_the_tables) {
 }
 
 // AddressSanitizer sees a read outside of the planes.
-TEST(an_entry_outside_of_the_planes_gives_nan_and_reads_nothing) {
+template <bool kTensorCores>
+void check_bad_entries() {
+  INFO((kTensorCores ? "on tensor cores" : "plain"));
   Random random(2);
   constexpr int32_t kLast = std::numeric_limits<int32_t>::max();
   for (const bool of_rows : {true, false}) {
@@ -175,16 +182,74 @@ TEST(an_entry_outside_of_the_planes_gives_nan_and_reads_nothing) {
       INFO("entry " << bad << (of_rows ? " of the rows" : " of the columns"));
       Chosen<uint8_t> in = choose<uint8_t>(0, 5, 6, random);
       StageBuffers stage(0, random);
-      const std::array<int64_t, 4> strides{3 * 21 * 17, 21 * 17, 17, 1};
-      Buffer<float> before = run_chosen<0, uint8_t>(in, in.planes.data(), strides, stage);
-      (of_rows ? in.rows : in.columns)[9] = bad;  // of the windows 1 and 2: 4..10 and 8..14
-      Buffer<float> after = run_chosen<0, uint8_t>(in, in.planes.data(), strides, stage);
+      const auto run = [&] {
+        return run_chosen<0, kTensorCores>(in, in.planes.data(), {3 * 21 * 17, 21 * 17, 17, 1}, stage);
+      };
+      Buffer<float> before = run();
+      (of_rows ? in.rows : in.columns)[11] = bad;  // of window 2 alone, 8..14, and next to window 1, 4..10
+      Buffer<float> after = run();
       for (int64_t i = 0; i < after.size(); ++i) {
         const int64_t window = of_rows ? i / 6 % 5 : i % 6;
-        CHECK(window == 1 || window == 2 ? std::isnan(after[i]) : after[i] == before[i]);
+        CHECK(window == 2 ? std::isnan(after[i]) : after[i] == before[i]);
       }
     }
   }
+}
+
+TEST(an_entry_outside_of_the_planes_gives_nan_and_reads_nothing) {
+  check_bad_entries<false>();
+  check_bad_entries<true>();
+}
+
+// The tolerance is that of a sum of 76 terms in float, as for the plain kernel; the tensor cores' sums have 226 terms,
+// whose worst case is three times as much, but exact products.
+TEST(the_first_stage_on_tensor_cores_matches_the_oracle) {
+  const uint32_t seed = fresh_seed();
+  INFO("MEON_TEST_SEED=" << seed);
+  Random random(seed);
+  for (const auto& [rows, columns] : {std::pair{1, 1}, {3, 18}, {17, 9}}) {
+    for (const double scale : {1.0, 1e-12, 1e9}) {
+      INFO(rows << " x " << columns << ", scale " << scale);
+      Chosen<uint8_t> in = choose<uint8_t>(0, rows, columns, random);
+      StageBuffers stage(0, random);
+      for (int64_t i = 0; i < stage.weight.size(); ++i) stage.weight[i] *= static_cast<float>(scale);
+      cuda_on_host::options().reverse = random.integer(0, 1) == 1;
+      Buffer<float> got = run_chosen<0, true>(in, in.planes.data(), {3 * 21 * 17, 21 * 17, 17, 1}, stage);
+      meon::ConvShape s = meon::stage_shape(meon::kStages[0], in.images, 4 * rows);
+      s.in_w = 4 * columns;
+      const auto values = [](Buffer<float>& b) { return std::vector<float>(b.data(), b.data() + b.size()); };
+      const meon::test::StageOracle<float> oracle{
+          s, in.gathered(), values(stage.weight), values(stage.bias), values(stage.beta), values(stage.gamma)};
+      const auto want = oracle.forward();
+      REQUIRE(static_cast<int64_t>(want.size()) == got.size());
+      for (int64_t i = 0; i < got.size(); ++i) meon::test::agrees(got[i], want[static_cast<size_t>(i)]);
+    }
+  }
+  cuda_on_host::options().reverse = false;
+}
+
+TEST(a_weight_is_three_parts_of_eight_bits) {
+  Random random(5);
+  std::vector<float> weights = random.normal<float>(1000);
+  weights.insert(weights.end(), {0.0f, -0.0f, 0x1.fffffep127f, -0x1.fffffep-100f, 0x1.000002p0f, 0x1p-126f});
+  for (const float weight : weights) {
+    float left = weight, sum = 0;
+    for (int part = 0; part < meon::cuda::ByteTile::kParts; ++part) {
+      const float taken = meon::cuda::take_part(left);
+      CHECK((meon::cuda::bits_of(taken) & 0xffffu) == 0);
+      sum += taken;
+    }
+    CHECK(left == 0 && sum == weight);
+  }
+}
+
+TEST(tensor_cores_are_used_where_the_code_is_for_them) {
+  const auto kernel = meon::cuda::byte_stage_kernel<PlanSource<uint8_t, 2>>;
+  for (const auto& [version, used] : {std::pair{75, false}, {80, true}, {120, true}, {0, false}}) {
+    cuda_on_host::options().ptx_version = version;
+    CHECK(meon::cuda::kernel_uses_mma(kernel) == used);
+  }
+  cuda_on_host::options().ptx_version = 75;
 }
 
 // ---- the whole network ----
@@ -312,6 +377,26 @@ TEST(crops_that_share_give_the_bits_of_each_alone) {
   Buffer<float> one =
       score(net, {planar.data(), 1, height, width, numel, height * width, width, 1}, {rows.back()}, {columns.back()});
   for (int64_t i = 0; i < one.size(); ++i) CHECK(one[i] == got[got.size() - one.size() + i]);
+}
+
+TEST(crops_on_tensor_cores_give_the_bits_of_each_alone) {
+  Random random(6);
+  Network net(random);
+  const std::vector<int64_t> rows{0, 8};
+  Buffer<uint8_t> image = copied(random.bytes(264 * 256 * 3));
+  const auto run = [&](int version, const std::vector<int64_t>& some) {
+    cuda_on_host::options().ptx_version = version;
+    Buffer<float> answers = score(net, {image.data(), 1, 264, 256, 0, 1, 3 * 256, 3}, some, {0});
+    cuda_on_host::options().ptx_version = 75;
+    return answers;
+  };
+  Buffer<float> plain = run(75, rows), got = run(80, rows);
+  CHECK(!same_bits(got, plain));  // else these were not the tensor cores
+  for (int64_t i = 0; i < got.size(); ++i) CHECK_CLOSE(got[i], plain[i], 1e-3);
+  for (size_t k = 0; k < rows.size(); ++k) {
+    Buffer<float> alone = run(80, {rows[k]});
+    for (int64_t i = 0; i < alone.size(); ++i) CHECK(alone[i] == got[static_cast<int64_t>(k) * alone.size() + i]);
+  }
 }
 
 TEST(no_crops_and_no_images) {
