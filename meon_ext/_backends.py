@@ -69,6 +69,19 @@ def _core_runs(architecture: Architecture) -> bool:
     return architecture.task == "fusion" and architecture == Architecture(architecture.num_classes)
 
 
+def _one_op_runs(architecture: Architecture, device: str) -> bool:
+    from meon_ext._score_crops import CUDA_CLASSES
+
+    return _core_runs(architecture) and (device == "cpu" or architecture.num_classes <= CUDA_CLASSES)
+
+
+def _op_parameters(model: MEON) -> list[torch.Tensor]:
+    from meon_ext._score_crops import ordered_parameters
+
+    tensors = {name: tensor.detach() for name, tensor in model.effective_tensors().items()}
+    return ordered_parameters(tensors, tensors["stages.0.weight"].device)
+
+
 def _batches(boxes: NDArray[np.int64], batch_size: int | None) -> list[NDArray[np.int64]]:
     if batch_size is None or batch_size >= len(boxes):
         return [boxes]
@@ -128,7 +141,7 @@ class TorchBackend:
     The paper's network over a grid of crops, fused, is one op, which computes what the crops share once.
     """
 
-    _parameters: dict[str, torch.Tensor] | None = None  # of that op
+    _parameters: list[torch.Tensor] | None = None  # of that op
 
     def __init__(self, weights: WeightsFile, name: str, device: str, threads: int, batch_size: int | None) -> None:
         torch, model_type = _import_torch()
@@ -144,9 +157,8 @@ class TorchBackend:
         self._threads = threads
         self._batch_size = batch_size or (_REFERENCE_BATCH if name == "reference" else _FUSED_BATCH)
         self._grid_batch = batch_size or _GRID_BATCH
-        if name == "fused" and _core_runs(weights.architecture):
-            with torch.no_grad():
-                self._parameters = {key: t.detach() for key, t in self._model.effective_tensors().items()}
+        if name == "fused" and _one_op_runs(weights.architecture, device):
+            self._parameters = _op_parameters(self._model)
         self._plan = functools.lru_cache(_PLANS_KEPT)(self._make_plan)
 
     def forward_crops(self, pixels: NDArray[np.uint8], boxes: NDArray[np.int64]) -> Answers:
@@ -174,14 +186,14 @@ class TorchBackend:
         return raw.float().cpu().numpy(), probabilities.float().cpu().numpy()
 
     def _forward_grid(self, image: torch.Tensor, rows: tuple[int, ...], columns: tuple[int, ...]) -> Answers:
-        from meon_ext._score_crops import crop_answers
-
-        parameters = cast("dict[str, torch.Tensor]", self._parameters)
-        classes = len(parameters["type_head.1.bias"])
+        classes = len(self._parameters[-1]) if self._parameters else 0
         answers = np.empty((len(rows), len(columns), 1 + classes), np.float32)
         for down, across in _grid_parts(len(rows), len(columns), self._grid_batch):
+            plan = self._plan(rows[down], columns[across])
+            # The op itself: what meon_ext.ops checks before it has been checked once, and takes as long as the kernels.
+            out = self._torch.ops.meon_ext.score_crops(image.unsqueeze(0), *plan, self._parameters)
             part = answers[down, across]
-            part[:] = crop_answers(image, self._plan(rows[down], columns[across]), parameters).cpu().view(part.shape)
+            part[:] = out.cpu().numpy().reshape(part.shape)
         flat = answers.reshape(-1, 1 + classes)
         return np.ascontiguousarray(flat[:, 0]), np.ascontiguousarray(flat[:, 1:])
 

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 CUDA_STATUS = _native.load_ops()
-_CUDA_CLASSES = 256  # kMaxClasses of csrc/cuda/heads.h
+CUDA_CLASSES = 256  # kMaxClasses of csrc/cuda/heads.h
+# Of every parameter, in the order of the op; a head's last layer has as many outputs as there are types.
+_SHAPES = Architecture(2).expected_tensors()
 
 
 class CropPlan(NamedTuple):
@@ -94,15 +96,9 @@ def score_crops(image_u8: Tensor, plan: CropPlan, parameters: Mapping[str, Tenso
             parameters that require a gradient where autograd records.
         NativeError: the image is on CUDA and the CUDA kernels are not loaded.
     """
-    answers = crop_answers(image_u8, plan, parameters)
-    return answers.select(-1, 0), answers.narrow(-1, 1, answers.shape[-1] - 1)
-
-
-def crop_answers(image_u8: Tensor, plan: CropPlan, parameters: Mapping[str, Tensor]) -> Tensor:
-    """:func:`score_crops` as one tensor, for one download: (K, 1 + C) or (N, K, 1 + C), the quality first."""
     images = _images(image_u8)
     device = images.device
-    values = _ordered(parameters, images)
+    values = ordered_parameters(parameters, device)
     if any(t.device != device or t.dtype != torch.int32 for axis in plan for t in axis):
         raise ValueError(f"plan must be int32 on {device}, where image_u8 is; use crop_plan(rows, columns, {device})")
     if torch.is_grad_enabled() and any(t.requires_grad for t in values):
@@ -116,8 +112,9 @@ def crop_answers(image_u8: Tensor, plan: CropPlan, parameters: Mapping[str, Tens
             if axis[0].numel() and int(axis[0].max()) + CROP_SIZE > side:
                 first = int(axis[0].max())
                 raise ValueError(f"plan has a crop at {name} {first}, which does not fit in the image's {side} {name}s")
-    answers: Tensor = torch.ops.meon_ext.score_crops(images, plan.rows, plan.columns, values)
-    return answers.squeeze(0) if image_u8.dim() == 3 else answers
+    answers = torch.ops.meon_ext.score_crops(images, plan.rows, plan.columns, values)
+    answers = answers.squeeze(0) if image_u8.dim() == 3 else answers
+    return answers.select(-1, 0), answers.narrow(-1, 1, answers.shape[-1] - 1)
 
 
 def _images(image: Tensor) -> Tensor:
@@ -137,29 +134,27 @@ def _images(image: Tensor) -> Tensor:
     return images
 
 
-def _ordered(parameters: Mapping[str, Tensor], images: Tensor) -> list[Tensor]:
-    """Checked, in the order of the op."""
+def ordered_parameters(parameters: Mapping[str, Tensor], device: torch.device) -> list[Tensor]:
+    """Checked, and in the order in which the op takes them. Raises as :func:`score_crops`."""
     last = parameters.get("quality_head.1.bias")
     classes = last.shape[0] if isinstance(last, Tensor) and last.dim() == 1 else 0
-    expected = Architecture(max(classes, 2)).expected_tensors()
-    if expected.keys() != parameters.keys():
-        wrong = sorted(expected.keys() ^ parameters.keys())
+    if parameters.keys() != _SHAPES.keys():
+        wrong = sorted(_SHAPES.keys() ^ parameters.keys())
         raise ValueError(f"parameters are not those of MEON with GDN and fusion: missing or unexpected {wrong}")
-    if images.device.type == "cuda" and classes > _CUDA_CLASSES:
-        raise ValueError(f"parameters are of {classes} distortion types; on CUDA there may be {_CUDA_CLASSES}")
-    for name, shape in expected.items():
+    if device.type == "cuda" and classes > CUDA_CLASSES:
+        raise ValueError(f"parameters are of {classes} distortion types; on CUDA there may be {CUDA_CLASSES}")
+    for name, shape in _SHAPES.items():
         value = parameters[name]
         if not isinstance(value, Tensor) or value.dtype != torch.float32:
             raise TypeError(f"{name} must be a float32 tensor; convert it with .float()")
-        if tuple(value.shape) != shape:
+        wanted = (classes, *shape[1:]) if "_head.1." in name else shape
+        if value.shape != wanted:
             raise ValueError(
-                f"{name} has shape {tuple(value.shape)}; with {classes} distortion types it must be {shape}"
+                f"{name} has shape {tuple(value.shape)}; for {classes} distortion types it must be {wanted}"
             )
-        if value.device != images.device:
-            raise ValueError(
-                f"{name} is on {value.device} but image_u8 is on {images.device}; move one with .to(device)"
-            )
-    return [parameters[name] for name in expected]
+        if value.device != device:
+            raise ValueError(f"{name} is on {value.device} but image_u8 is on {device}; move one with .to()")
+    return [parameters[name] for name in _SHAPES]
 
 
 @torch.library.register_fake("meon_ext::score_crops")
