@@ -439,6 +439,51 @@ TEST(offsets_beyond_32_bits) {
   check(std::integral_constant<int, 1>{}, small_planes, planes, second);
 }
 
+// Two windows in the last corner of outputs with more than 2^31 elements.
+template <bool kTensorCores>
+void check_last_outputs() {
+  using namespace meon::cuda;
+  INFO((kTensorCores ? "on tensor cores" : "plain"));
+  Random random(7);
+  constexpr int64_t kPlaces = 20'000;
+  StageBuffers stage(0, random);
+  Chosen<uint8_t> in = choose<uint8_t>(0, 2, 2, random);
+  in.images = 1;
+  const int64_t plane = in.height * in.width;
+  Buffer<float> want = run_chosen<0, kTensorCores>(in, in.planes.data(), {0, plane, in.width, 1}, stage);
+  const auto at_the_end = [](const std::vector<int32_t>& entries) {
+    std::vector<int32_t> all(4 * kPlaces + 3, kPadding);
+    std::copy(entries.begin(), entries.end(), all.end() - static_cast<std::ptrdiff_t>(entries.size()));
+    return copied(all);
+  };
+  Buffer<int32_t> rows = at_the_end(in.rows), columns = at_the_end(in.columns);
+  const PlanSource<uint8_t, 2> source{
+      in.planes.data(),
+      1,
+      0,
+      plane,
+      in.width,
+      1,
+      {rows.data(), 1, static_cast<int>(rows.size()), static_cast<int>(in.height)},
+      {columns.data(), 1, static_cast<int>(columns.size()), static_cast<int>(in.width)}};
+  SparseBuffer<float> y(8 * kPlaces * kPlaces);
+  const StageShape s{1, 0, 0, kPlaces, kPlaces};
+  cuda_on_host::options().only_block = uint3{static_cast<unsigned>(tile_count<StageTile<0>>(s) - 1), 0, 0};
+  const auto result = kTensorCores ? run_byte_stage(stage.weights(), source, 1, kPlaces, kPlaces, y.data(), nullptr)
+                                   : run_stage<0>(stage.weights(), source, 1, kPlaces, kPlaces, y.data(), nullptr);
+  cuda_on_host::options().only_block.reset();
+  CHECK(result.error == cudaSuccess);
+  for (int64_t i = 0; i < want.size(); ++i) {
+    const int64_t row = kPlaces - 2 + i / 2 % 2, column = kPlaces - 2 + i % 2;
+    CHECK(y[(i / 4 * kPlaces + row) * kPlaces + column] == want[i]);
+  }
+}
+
+TEST(outputs_beyond_32_bits) {
+  check_last_outputs<false>();
+  check_last_outputs<true>();
+}
+
 TEST(the_workspace_holds_what_the_stages_write) {
   meon::cuda::CropScoring p;
   p.images.count = 3;
