@@ -89,9 +89,9 @@ def _batches(boxes: NDArray[np.int64], batch_size: int | None) -> list[NDArray[n
 
 
 def _as_grid(boxes: NDArray[np.int64]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
-    """Rows and columns of boxes that are each row with each column, row by row; None of others."""
+    """Rows and columns of boxes that are each row with each column, row by row; None of others, and of none."""
     rows, columns = np.unique(boxes[:, 1]), np.unique(boxes[:, 0])
-    if len(boxes) != len(rows) * len(columns):
+    if len(boxes) == 0 or len(boxes) != len(rows) * len(columns):
         return None
     corners = np.stack([np.tile(columns, len(rows)), np.repeat(rows, len(columns))], axis=1)
     if not (np.array_equal(boxes[:, :2], corners) and np.array_equal(boxes[:, 2:], corners + CROP_SIZE)):

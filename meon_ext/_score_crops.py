@@ -103,8 +103,6 @@ def score_crops(image_u8: Tensor, plan: CropPlan, parameters: Mapping[str, Tenso
         raise ValueError(f"plan must be int32 on {device}, where image_u8 is; use crop_plan(rows, columns, {device})")
     if torch.is_grad_enabled() and any(t.requires_grad for t in values):
         raise ValueError("score_crops has no gradient; call it under torch.no_grad(), or MEON.forward_crops for one")
-    if device.type == "cuda" and CUDA_STATUS != "loaded":
-        raise NativeError(f"score_crops has no CUDA kernel here: {CUDA_STATUS}. Or use a MEON of backend reference")
     if device.type not in ("cpu", "cuda", "meta"):
         raise ValueError(f"score_crops does not run on {device.type}; move the tensors to the CPU")
     if device.type == "cpu" and not torch.compiler.is_compiling():  # which cannot look; the op does, in its own words
@@ -141,6 +139,8 @@ def ordered_parameters(parameters: Mapping[str, Tensor], device: torch.device) -
     if parameters.keys() != _SHAPES.keys():
         wrong = sorted(_SHAPES.keys() ^ parameters.keys())
         raise ValueError(f"parameters are not those of MEON with GDN and fusion: missing or unexpected {wrong}")
+    if device.type == "cuda" and CUDA_STATUS != "loaded":
+        raise NativeError(f"score_crops has no CUDA kernel here: {CUDA_STATUS}. Or use a MEON of backend reference")
     if device.type == "cuda" and classes > CUDA_CLASSES:
         raise ValueError(f"parameters are of {classes} distortion types; on CUDA there may be {CUDA_CLASSES}")
     for name, shape in _SHAPES.items():

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from meon_ext import MEON, _core, ops
+from meon_ext import MEON, _core, _score_crops, ops
+from meon_ext.errors import NativeError
 
 OP = torch.ops.meon_ext.score_crops
 CLASSES = 4
@@ -124,6 +125,12 @@ WRONG: list[tuple[str, type[Exception], Callable[[], object]]] = [
 def test_wrong_arguments_are_named(message: str, error: type[Exception], call: Callable[[], object]) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+def test_without_the_cuda_kernels_it_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_score_crops, "CUDA_STATUS", "built without CUDA")
+    with pytest.raises(NativeError, match=r"no CUDA kernel here: built without CUDA\."):
+        _score_crops.ordered_parameters(PARAMETERS, torch.device("cuda"))
 
 
 def replaced(values: list[Tensor], position: int, value: Tensor) -> list[Tensor]:

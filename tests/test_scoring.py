@@ -417,7 +417,7 @@ def test_parts_of_a_grid_hold_every_crop_once(rows: int, columns: int, limit: in
 def test_only_grids_of_crops_are_taken_for_grids() -> None:
     boxes = crop_grid(600, 700)
     assert _backends._as_grid(boxes) == ((0, 128, 256, 344), (0, 128, 256, 384, 444))
-    assert _backends._as_grid(boxes[:0]) == ((), ())
+    assert _backends._as_grid(boxes[:0]) is None
     assert _backends._as_grid(boxes[:5]) == ((0,), (0, 128, 256, 384, 444))
     for other in (boxes[:-1], boxes[::-1], boxes[[0, 6]], boxes + np.array([0, 0, 0, 1])):
         assert _backends._as_grid(np.ascontiguousarray(other)) is None
@@ -428,6 +428,8 @@ def test_only_grids_of_crops_are_taken_for_grids() -> None:
     )
     for a, b in zip(some, every, strict=True):
         np.testing.assert_allclose(a, b[[3, 7, 12]], rtol=1e-4, atol=1e-4)
+    none = _backends.TorchBackend(weights, "fused", "cpu", 0, None).forward_crops(image, boxes[:0])
+    assert [part.shape for part in none] == [(0,), (0, len(weights.classes))]
 
 
 def test_scorer_from_several_threads() -> None:
