@@ -102,6 +102,21 @@ def test_a_plan_that_points_outside_gives_nan() -> None:
             assert bool(quality.isnan().all())
 
 
+def test_an_image_is_five_launches() -> None:
+    images, plan, parameters = pictures(1).to(DEVICE), ops.crop_plan(ROWS, COLUMNS, DEVICE), network()
+    ops.score_crops(images, plan, parameters)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        ops.score_crops(images, plan, parameters)
+        torch.cuda.synchronize()
+    names = [event.name for event in profile.events() if "_kernel" in event.name and "meon" in event.name]
+    if not names:
+        pytest.skip("the profiler records no kernels on this machine")
+    tensor_cores = torch.cuda.get_device_capability() >= (8, 0)
+    first = "byte_stage_kernel" if tensor_cores else "conv_gdn_pool_kernel"
+    for name, wanted in zip(names, [first, *3 * ["conv_gdn_pool_kernel"], "heads_kernel"], strict=True):
+        assert wanted in name
+
+
 def test_runs_on_the_current_stream() -> None:
     """The image is written late on a side stream: a kernel on any other stream would see it black."""
     source = pictures(1).to(DEVICE)
