@@ -57,25 +57,6 @@ __device__ __forceinline__ float take_part(float& v) {
   return part;
 }
 
-// What a tile's windows read, of all channels.   to: [kIn][kHeight][kWordPitch]
-template <class Source>
-__device__ __forceinline__ void load_pixels(const Source& source, const Place& place, uint32_t* to) {
-  using Tile = ByteTile;
-  constexpr int kRowsAtOnce = Tile::kThreads / Tile::kQuads;
-  if (threadIdx.x >= kRowsAtOnce * Tile::kQuads) return;
-  const int quad = threadIdx.x % Tile::kQuads;
-  const int x = place.column * Tile::kStep - Tile::kPad + 4 * quad, y = place.row * Tile::kStep - Tile::kPad;
-  const auto sample = source.sample(place.sample);
-  const auto columns = sample.columns_at(x);
-#pragma unroll 4
-  for (int i = threadIdx.x / Tile::kQuads; i < Tile::kIn * Tile::kHeight; i += kRowsAtOnce) {
-    const auto line = sample.line(i / Tile::kHeight, y + i % Tile::kHeight);
-    uint32_t* words = to + i * Tile::kWordPitch + 2 * quad;
-    words[0] = packed(line.at(columns[0]), line.at(columns[1]));
-    words[1] = packed(line.at(columns[2]), line.at(columns[3]));
-  }
-}
-
 // y: [N, kOut, Hp, Wp]   grid: (tiles)
 template <class Source>
 __global__ void __launch_bounds__(ByteTile::kThreads, ByteTile::kBlocks)
@@ -85,7 +66,12 @@ __global__ void __launch_bounds__(ByteTile::kThreads, ByteTile::kBlocks)
   const Place place = place_of<Tile>(s, blockIdx.x);
   const int warp = threadIdx.x / 32, window_lane = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
   const int channel = 2 * t;  // and the next: what the lane has of a product
-  load_pixels(source, place, shared.pixels);
+  read_input<Tile, Tile::kThreads, Tile::kIn>(
+      source, place, 0, [&](int plane, int row, int quad, const float (&values)[4]) {
+        uint32_t* words = shared.pixels + (plane * Tile::kHeight + row) * Tile::kWordPitch + 2 * quad;
+        words[0] = packed(values[0], values[1]);
+        words[1] = packed(values[2], values[3]);
+      });
 
   // Of the lane's pairs, t and t + 4 of each product: where they are from a window's first word on, which halves count,
   // and their weights in the output channel that the lane has of the second matrix.

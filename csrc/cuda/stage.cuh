@@ -231,10 +231,11 @@ struct CropSource {
 
 // ---- into shared memory ----
 
-// The input that a tile's windows read, of kChannels channels from `first`. A thread keeps to four columns and goes
-// down the lines, so that little is computed for each value.   to: [kChannels][kSamples][kPlane]
-template <class Tile, int kThreads, int kChannels, class Source>
-__device__ __forceinline__ void load_input(const Source& source, const Place& place, int first, float* to) {
+// The input that a tile's windows read, of kChannels channels from `first`: keep(plane, row, quad, values) is given
+// four neighbours at a time, from column 4 quad on; planes are numbered channel by channel, and in a channel by sample.
+// A thread keeps to four columns and goes down the lines, so that little is computed for each value.
+template <class Tile, int kThreads, int kChannels, class Source, class F>
+__device__ __forceinline__ void read_input(const Source& source, const Place& place, int first, F&& keep) {
   constexpr int kLines = kThreads / Tile::kQuads;  // at a time
   if (threadIdx.x >= kLines * Tile::kQuads) return;
   const int quad = threadIdx.x % Tile::kQuads;
@@ -249,8 +250,17 @@ __device__ __forceinline__ void load_input(const Source& source, const Place& pl
     const auto columns = Tile::kSamples == 1 ? first_columns : sample.columns_at(x);
     const auto line = sample.line(first + channel, y + row);
     const float values[4] = {line.at(columns[0]), line.at(columns[1]), line.at(columns[2]), line.at(columns[3])};
-    store4(values, to + plane * Tile::kPlane + row * Tile::kPitch + 4 * quad);
+    keep(plane, row, quad, values);
   }
+}
+
+// to: [kChannels][kSamples][kPlane]
+template <class Tile, int kThreads, int kChannels, class Source>
+__device__ __forceinline__ void load_input(const Source& source, const Place& place, int first, float* to) {
+  const auto keep = [to](int plane, int row, int quad, const float (&values)[4]) {
+    store4(values, to + plane * Tile::kPlane + row * Tile::kPitch + 4 * quad);
+  };
+  read_input<Tile, kThreads, kChannels>(source, place, first, keep);
 }
 
 // weight: [kOut, kIn, kTaps]; to: [kChunk][kTaps][kWeightPitch], output channels next to each other
