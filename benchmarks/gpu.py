@@ -21,11 +21,12 @@ from typing import Any
 import torch
 
 import gpu_gdn
+import gpu_network
 import gpu_stages
 import meon_ext
 from meon_ext import ops
 
-SECTIONS = (gpu_stages, gpu_gdn)
+SECTIONS = (gpu_network, gpu_stages, gpu_gdn)
 
 
 def machine() -> dict[str, Any]:

@@ -1,6 +1,6 @@
 #!/bin/sh
 # Everything that needs a CUDA GPU, in one go: builds for this GPU into the current Python, runs the GPU tests and
-# compute-sanitizer, measures gdn, the stages and the network, and writes one JSON file under benchmarks/results/. For a
+# compute-sanitizer, measures whole images, the stages and gdn, and writes one JSON file under benchmarks/results/. For a
 # machine with a GPU, nvcc and a CUDA build of torch:
 #
 #   sh benchmarks/gpu.sh            PYTHON=python3.12 to name another interpreter

@@ -36,6 +36,21 @@ def median_ms(call: Callable[[], object], repeats: int = 50) -> float:
     return statistics.median(times)
 
 
+def peaks() -> dict[str, float]:
+    """What the device reaches in plain work: float32 products of matrices (TF32 as it is set), and a copy, whose bytes
+    are counted once as read and once as written."""
+    a, b = (torch.randn(8192, 8192, device="cuda") for _ in range(2))
+    product = torch.empty_like(a)
+    source = torch.empty(1 << 28, device="cuda")
+    target = torch.empty_like(source)
+    product_ms = median_ms(lambda: torch.mm(a, b, out=product), repeats=10)
+    copy_ms = median_ms(lambda: target.copy_(source), repeats=10)
+    return {
+        "float32_matmul_flop_per_second": 2 * 8192**3 / product_ms * 1000,
+        "copy_bytes_per_second": 8 * source.numel() / copy_ms * 1000,
+    }
+
+
 def times(f: Function, inputs: Sequence[Tensor], grad: Tensor) -> dict[str, float]:
     """The forward pass without autograd, the backward pass alone on a graph that is kept, and both together."""
     with torch.no_grad():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
@@ -11,12 +12,13 @@ import numpy as np
 
 from meon_ext._native import core
 from meon_ext.errors import MeonError, NativeError
-from meon_ext.weights_io import Architecture, WeightsFile
+from meon_ext.weights_io import CROP_SIZE, Architecture, WeightsFile
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from meon_ext._score_crops import CropPlan
     from meon_ext.model import MEON
 
 BackendName = Literal["auto", "core", "fused", "reference"]
@@ -25,6 +27,10 @@ BACKENDS: tuple[BackendName, ...] = ("auto", "core", "fused", "reference")
 
 # So many crops' first stage takes 32 MiB; the fused ops gain nothing from more.
 _FUSED_BATCH = 256
+# What the stages write takes 54 KB for each crop of a large grid at stride 128 on CUDA, 157 KB where none overlap.
+_GRID_BATCH = 4096
+# Images of so many sizes: a plan for 12 megapixels takes about 50 KB.
+_PLANS_KEPT = 64
 # Plain PyTorch on a CPU is fastest with batches whose tensors stay in cache; larger ones are faulted in anew.
 _REFERENCE_BATCH = 16
 
@@ -63,10 +69,43 @@ def _core_runs(architecture: Architecture) -> bool:
     return architecture.task == "fusion" and architecture == Architecture(architecture.num_classes)
 
 
+def _one_op_runs(architecture: Architecture, device: str) -> bool:
+    from meon_ext._score_crops import CUDA_CLASSES
+
+    return _core_runs(architecture) and (device == "cpu" or architecture.num_classes <= CUDA_CLASSES)
+
+
+def _op_parameters(model: MEON) -> list[torch.Tensor]:
+    from meon_ext._score_crops import ordered_parameters
+
+    tensors = {name: tensor.detach() for name, tensor in model.effective_tensors().items()}
+    return ordered_parameters(tensors, tensors["stages.0.weight"].device)
+
+
 def _batches(boxes: NDArray[np.int64], batch_size: int | None) -> list[NDArray[np.int64]]:
     if batch_size is None or batch_size >= len(boxes):
         return [boxes]
     return [boxes[start : start + batch_size] for start in range(0, len(boxes), batch_size)]
+
+
+def _as_grid(boxes: NDArray[np.int64]) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Rows and columns of boxes that are each row with each column, row by row; None of others, and of none."""
+    rows, columns = np.unique(boxes[:, 1]), np.unique(boxes[:, 0])
+    if len(boxes) == 0 or len(boxes) != len(rows) * len(columns):
+        return None
+    corners = np.stack([np.tile(columns, len(rows)), np.repeat(rows, len(columns))], axis=1)
+    if not (np.array_equal(boxes[:, :2], corners) and np.array_equal(boxes[:, 2:], corners + CROP_SIZE)):
+        return None
+    return tuple(rows.tolist()), tuple(columns.tolist())
+
+
+def _grid_parts(rows: int, columns: int, limit: int) -> Iterator[tuple[slice, slice]]:
+    """Rectangles of a grid with at most ``limit`` crops each, whole rows where one fits: neighbours share most."""
+    across = min(columns, limit)
+    down = max(1, limit // columns)
+    for row in range(0, rows, down):
+        for column in range(0, columns, across):
+            yield slice(row, row + down), slice(column, column + across)
 
 
 def _in_data_loader_worker() -> bool:
@@ -97,7 +136,12 @@ class CoreBackend:
 
 
 class TorchBackend:
-    """MEON in PyTorch: "fused" with this package's ops, "reference" in plain PyTorch."""
+    """MEON in PyTorch: "fused" with this package's ops, "reference" in plain PyTorch.
+
+    The paper's network over a grid of crops, fused, is one op, which computes what the crops share once.
+    """
+
+    _parameters: list[torch.Tensor] | None = None  # of that op
 
     def __init__(self, weights: WeightsFile, name: str, device: str, threads: int, batch_size: int | None) -> None:
         torch, model_type = _import_torch()
@@ -112,6 +156,10 @@ class TorchBackend:
         self._model: MEON = model_type.from_weights(weights, backend=name).to(device).eval()
         self._threads = threads
         self._batch_size = batch_size or (_REFERENCE_BATCH if name == "reference" else _FUSED_BATCH)
+        self._grid_batch = batch_size or _GRID_BATCH
+        if name == "fused" and _one_op_runs(weights.architecture, device):
+            self._parameters = _op_parameters(self._model)
+        self._plan = functools.lru_cache(_PLANS_KEPT)(self._make_plan)
 
     def forward_crops(self, pixels: NDArray[np.uint8], boxes: NDArray[np.int64]) -> Answers:
         torch = self._torch
@@ -119,7 +167,9 @@ class TorchBackend:
             with torch.inference_mode(), self._thread_count():
                 # Torch knows no read-only tensors, and warns.
                 writable = pixels if pixels.flags.writeable else pixels.copy()
-                return self._forward(torch.from_numpy(writable).to(self.device), boxes)
+                image = torch.from_numpy(writable).to(self.device)
+                grid = _as_grid(boxes) if self._parameters is not None else None
+                return self._forward(image, boxes) if grid is None else self._forward_grid(image, *grid)
         except RuntimeError as error:
             if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
                 raise MemoryError(str(error)) from error
@@ -134,6 +184,23 @@ class TorchBackend:
         kinds = [answer.probabilities for answer in answers if answer.probabilities is not None]
         probabilities = torch.cat(kinds) if kinds else raw.new_empty((len(boxes), 0))
         return raw.float().cpu().numpy(), probabilities.float().cpu().numpy()
+
+    def _forward_grid(self, image: torch.Tensor, rows: tuple[int, ...], columns: tuple[int, ...]) -> Answers:
+        classes = len(self._parameters[-1]) if self._parameters else 0
+        answers = np.empty((len(rows), len(columns), 1 + classes), np.float32)
+        for down, across in _grid_parts(len(rows), len(columns), self._grid_batch):
+            plan = self._plan(rows[down], columns[across])
+            # The op itself: what meon_ext.ops checks before it has been checked once, and takes as long as the kernels.
+            out = self._torch.ops.meon_ext.score_crops(image.unsqueeze(0), *plan, self._parameters)
+            part = answers[down, across]
+            part[:] = out.cpu().numpy().reshape(part.shape)
+        flat = answers.reshape(-1, 1 + classes)
+        return np.ascontiguousarray(flat[:, 0]), np.ascontiguousarray(flat[:, 1:])
+
+    def _make_plan(self, rows: tuple[int, ...], columns: tuple[int, ...]) -> CropPlan:
+        from meon_ext._score_crops import crop_plan
+
+        return crop_plan(rows, columns, self.device)
 
     @contextlib.contextmanager
     def _thread_count(self) -> Iterator[None]:

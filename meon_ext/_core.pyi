@@ -13,6 +13,14 @@ def crop_grid(height: int, width: int, size: int = 256, stride: int = 128) -> ND
     positive, and when there would be more than 2^32 boxes.
     """
 
+def crop_tables(offsets: NDArray[np.int64]) -> list[NDArray[np.int32]]:
+    """What crops share along one axis, as tables for kernels that compute whole planes (csrc/core/crop_tables.h).
+
+    offsets: (K,), the crops' first pixels, ascending. Returns the inputs of the three shared stages, (4 places + 3,)
+    each, and the crops' places in the last of them, (K, 4). Raises ValueError for offsets that do not ascend or lie
+    outside of 0..2^31 - 257, TypeError for a wrong dtype.
+    """
+
 def multiply_adds(rounds: int, threads: int = 0) -> float:
     """Keep every thread busy with float32 multiply-adds in registers, on the instruction set in use: no faster code is
     possible. Returns how many FLOP that were; time the call to have the processor's peak. Raises ValueError for rounds

@@ -9,6 +9,8 @@ normalisations do, because GDN squares and sums its input. On CUDA also bfloat16
 ``gdn`` is one kernel for every shape, and ``conv_gdn_pool`` and ``crop_conv_gdn_pool`` are one for the stages of MEON;
 other shapes, and float64, are torch's own convolution and pooling around ``gdn``.
 
+``score_crops`` is the whole network over a grid of crops, without gradients.
+
 Gradients of gradients are computed through :mod:`meon_ext.reference`: right to any order, not fast.
 """
 
@@ -22,9 +24,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from meon_ext import _native, reference
+from meon_ext._score_crops import CropPlan, crop_plan, score_crops
 from meon_ext.errors import NativeError
 
-__all__ = ["conv_gdn_pool", "crop_conv_gdn_pool", "extract_crops", "gdn"]
+__all__ = ["CropPlan", "conv_gdn_pool", "crop_conv_gdn_pool", "crop_plan", "extract_crops", "gdn", "score_crops"]
 
 CUDA_STATUS = _native.load_ops()
 """``"loaded"`` when the CUDA kernels are registered, otherwise why they are not."""

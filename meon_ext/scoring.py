@@ -106,8 +106,9 @@ class Scorer:
     pool: "mean" over the crops; "min", the worst crop; "p5", the value that 5 % of the crops are worse than.
     threads: for the network; 0 means all the processors this process may use, but one in a worker of torch's
         DataLoader. The score does not depend on it.
-    batch_size: crops that go through the network at once; None leaves it to the backend. On the core the score does not
-        depend on it; with the torch backends it does within rounding, since torch's matrix products do.
+    batch_size: crops that go through the network at once; None leaves it to the backend. On the core, and with "fused"
+        for the paper's network, the score does not depend on it; otherwise it does within rounding, since torch's
+        matrix products do.
     max_pixels: limit on the pixels of an image; None means MEON_MAX_PIXELS or 512 megapixels.
 
     A Scorer may be used from several threads at once. Raises WeightsError for a model that cannot be read, NativeError

@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from meon_ext import _native, ops
+from meon_ext import MEON, _native, ops
 from meon_ext.errors import NativeError
 
 X, VECTOR, SQUARE = torch.randn(2, 3, 12, 12), torch.ones(8), torch.rand(8, 8)
@@ -15,6 +15,9 @@ STAGE = (torch.randn(8, 3, 5, 5), VECTOR, VECTOR, SQUARE)
 SIZES = ([2, 2], [2, 2], 2)
 IMAGE, BOXES = torch.zeros(20, 20, 3, dtype=torch.uint8), torch.tensor([[0, 0, 12, 12]])
 CROPS = (IMAGE, BOXES, *STAGE, [12, 12], *SIZES)
+
+PLAN = ops.crop_plan([0], [0])
+NETWORK = list(MEON(3).effective_tensors().values())
 
 # Each op with arguments that are right but for the device.
 OPS: dict[str, tuple[object, ...]] = {
@@ -28,6 +31,7 @@ OPS: dict[str, tuple[object, ...]] = {
     "crop_conv_gdn_pool_backward": (torch.randn(1, 8, 3, 3), *CROPS),
     "extract_crops": (IMAGE, 12, 4, False),
     "extract_crops_backward": (torch.randn(9, 3, 12, 12), 20, 20, 4),
+    "score_crops": (torch.zeros(1, 256, 256, 3, dtype=torch.uint8), PLAN.rows, PLAN.columns, NETWORK),
 }
 
 built = pytest.mark.skipif(

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from meon_ext import ops
+from meon_ext import _score_crops, ops
 from meon_ext.model import MEON
 
 OPS = torch.ops.meon_ext
@@ -26,14 +26,15 @@ class Calls(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
-        if name.startswith(("conv", "crop_conv", "extract", "gdn", "max_pool")):
+        if name.startswith(("conv", "crop_conv", "extract", "gdn", "max_pool", "score")):
             self.names.append(name)
         return func(*args, **(kwargs or {}))
 
 
 @pytest.fixture(autouse=True)
 def on_fake_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(ops, "CUDA_STATUS", "loaded")
+    for module in (ops, _score_crops):
+        monkeypatch.setattr(module, "CUDA_STATUS", "loaded")
     with FakeTensorMode(), torch.no_grad():  # without a device autograd cannot record what is on it
         yield
 
@@ -145,3 +146,17 @@ def test_meon_is_four_stages_and_two_gdn() -> None:
         answer = torch.func.functional_call(model, on_cuda, (empty(6, 3, 256, 256),))
     assert calls.names == 4 * ["conv_gdn_pool"] + 2 * ["gdn"]
     assert answer.quality.shape == (6,)
+
+
+def test_a_grid_of_crops_through_the_whole_network_is_one_op() -> None:
+    parameters = {name: empty(*t.shape) for name, t in MEON(5).effective_tensors().items()}
+    on_cpu = ops.crop_plan([0, 44], [0, 100, 128])
+    plan = ops.CropPlan(*([empty(*t.shape, dtype=torch.int32) for t in axis] for axis in on_cpu))
+    for shape in ((2, 300, 384, 3), (2, 3, 300, 384)):
+        with Calls() as calls:
+            quality, probabilities = ops.score_crops(empty(*shape, dtype=torch.uint8), plan, parameters)
+        assert calls.names == ["score_crops"]
+        assert (quality.shape, probabilities.shape, quality.device.type) == ((2, 6), (2, 6, 5), "cuda")
+    with pytest.raises(ValueError, match="257 distortion types"):
+        many = {name: empty(*t.shape) for name, t in MEON(257).effective_tensors().items()}
+        ops.score_crops(empty(300, 384, 3, dtype=torch.uint8), plan, many)

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import meon_ext
-from meon_ext import _prefetch
+from meon_ext import _backends, _prefetch
 from meon_ext._core import crop_grid
 from meon_ext._pooling import cover_mean, pool_raw, vote
 from meon_ext._prefetch import decode_ahead
@@ -392,13 +392,52 @@ def test_core_does_not_depend_on_threads_batches_or_earlier_calls() -> None:
 @pytest.mark.parametrize("backend", ["fused", "reference"])
 def test_torch_backends_depend_on_batches_only_within_rounding(backend: str) -> None:
     pytest.importorskip("torch")
-    weights, image = untrained_weights(), photograph(384, 640)
+    # The paper's network is one op where it is fused.
+    weights = untrained_weights() if backend == "reference" else meon_ext.MEON(activation="relu").to_weights()
+    image = photograph(384, 640)
     first = Scorer(weights, backend=backend, device="cpu").score(image)
     for batch_size in (1, 7):
         other = Scorer(weights, backend=backend, device="cpu", batch_size=batch_size).score(image)
         np.testing.assert_allclose(other.crop_quality, first.crop_quality, atol=1e-3)
         np.testing.assert_allclose(other.crop_probabilities, first.crop_probabilities, atol=1e-5)
         assert identical(Scorer(weights, backend=backend, device="cpu", batch_size=batch_size).score(image), other)
+
+
+def test_fused_gives_the_bits_of_core_whatever_the_batches() -> None:
+    pytest.importorskip("torch")
+    weights, image = untrained_weights(), photograph(400, 700)
+    first = Scorer(weights).score(image)
+    for batch_size in (None, 1, 3, 9, 1000):
+        assert identical(Scorer(weights, backend="fused", device="cpu", batch_size=batch_size).score(image), first)
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "limit"), [(1, 1, 1), (4, 7, 1), (4, 7, 6), (4, 7, 15), (4, 7, 28), (9, 2, 5)]
+)
+def test_parts_of_a_grid_hold_every_crop_once(rows: int, columns: int, limit: int) -> None:
+    seen = np.zeros((rows, columns), int)
+    for part in _backends._grid_parts(rows, columns, limit):
+        seen[part] += 1
+        assert 0 < seen[part].size <= limit
+    assert (seen == 1).all()
+
+
+def test_only_grids_of_crops_are_taken_for_grids() -> None:
+    boxes = crop_grid(600, 700)
+    assert _backends._as_grid(boxes) == ((0, 128, 256, 344), (0, 128, 256, 384, 444))
+    assert _backends._as_grid(boxes[:0]) is None
+    assert _backends._as_grid(boxes[:5]) == ((0,), (0, 128, 256, 384, 444))
+    for other in (boxes[:-1], boxes[::-1], boxes[[0, 6]], boxes + np.array([0, 0, 0, 1])):
+        assert _backends._as_grid(np.ascontiguousarray(other)) is None
+    weights, image = untrained_weights(), photograph(600, 700)
+    scattered = np.ascontiguousarray(boxes[[3, 7, 12]])
+    some, every = (
+        _backends.TorchBackend(weights, "fused", "cpu", 0, None).forward_crops(image, b) for b in (scattered, boxes)
+    )
+    for a, b in zip(some, every, strict=True):
+        np.testing.assert_allclose(a, b[[3, 7, 12]], rtol=1e-4, atol=1e-4)
+    none = _backends.TorchBackend(weights, "fused", "cpu", 0, None).forward_crops(image, boxes[:0])
+    assert [part.shape for part in none] == [(0,), (0, len(weights.classes))]
 
 
 def test_scorer_from_several_threads() -> None:

@@ -49,11 +49,7 @@ __global__ void __launch_bounds__(StageTile<kStage>::kThreads, StageTile<kStage>
       float out[4];
 #pragma unroll
       for (int k = 0; k < 4; ++k) out[k] = z[v].v[c][k] / std::sqrt(n.v[c][k]);
-      float best = out[0];
-      const int at = first_maximum(out);
-#pragma unroll
-      for (int k = 1; k < 4; ++k) best = at == k ? out[k] : best;
-      to[int64_t{c} * s.out_h * s.out_w] = narrow<T>(best);
+      to[int64_t{c} * s.out_h * s.out_w] = narrow<T>(window_maximum(out));
     }
   }
 }

@@ -18,6 +18,7 @@
 #include "core/params.h"
 #include "cuda/element.cuh"
 #include "cuda/launch.h"
+#include "cuda/vector_load.cuh"
 
 namespace meon::cuda {
 
@@ -152,8 +153,14 @@ struct Window {
 
 // ---- where the input comes from ----
 
-// A source gives samples, a sample lines, a line values. Outside of the sample, and in a sample outside of the batch,
-// they are zero: that is the convolution's padding.
+// A source gives samples, a sample lines and four columns at a time, a line the value at a column. Outside of the
+// sample, and in a sample outside of the batch, they are zero: that is the convolution's padding.
+
+// Neighbours in memory, too.
+struct AdjacentColumns {
+  int first;
+  __device__ __forceinline__ int operator[](int i) const { return first + i; }
+};
 
 template <class T>
 struct PlanarSource {
@@ -171,6 +178,7 @@ struct PlanarSource {
   struct Sample {
     const T* x;  // [C, H, W], null outside
     int height, width;
+    __device__ __forceinline__ AdjacentColumns columns_at(int first) const { return {first}; }
     __device__ __forceinline__ Line line(int channel, int row) const {
       const bool inside = x != nullptr && row >= 0 && row < height;
       return {inside ? x + (int64_t{channel} * height + row) * width : nullptr, width};
@@ -205,6 +213,7 @@ struct CropSource {
     const uint8_t* top_left;  // null in a bad box
     int64_t image_w;
     int height, width;  // 0 outside
+    __device__ __forceinline__ AdjacentColumns columns_at(int first) const { return {first}; }
     __device__ __forceinline__ Line line(int channel, int row) const {
       const bool inside = row >= 0 && row < height;
       return {top_left != nullptr && inside ? top_left + row * image_w * kChannels + channel : nullptr,
@@ -222,44 +231,36 @@ struct CropSource {
 
 // ---- into shared memory ----
 
-// N neighbours, in loads of 16 or 8 bytes.
-template <int N>
-__device__ __forceinline__ void load(const float* from, float* to) {
-  if constexpr (N == 2) {
-    const float2 v = *reinterpret_cast<const float2*>(from);
-    to[0] = v.x, to[1] = v.y;
-  } else {
-    static_assert(N % 4 == 0);
-#pragma unroll
-    for (int i = 0; i < N; i += 4) {
-      const float4 v = *reinterpret_cast<const float4*>(from + i);
-      to[i] = v.x, to[i + 1] = v.y, to[i + 2] = v.z, to[i + 3] = v.w;
-    }
-  }
-}
-
-__device__ __forceinline__ void store4(const float* from, float* to) {
-  *reinterpret_cast<float4*>(to) = float4{from[0], from[1], from[2], from[3]};
-}
-
-// The input that a tile's windows read, of kChannels channels from `first`. A thread keeps to four columns and goes
-// down the lines, so that little is computed for each value.   to: [kChannels][kSamples][kPlane]
-template <class Tile, int kThreads, int kChannels, class Source>
-__device__ __forceinline__ void load_input(const Source& source, const Place& place, int first, float* to) {
+// The input that a tile's windows read, of kChannels channels from `first`: keep(plane, row, quad, values) is given
+// four neighbours at a time, from column 4 quad on; planes are numbered channel by channel, and in a channel by sample.
+// A thread keeps to four columns and goes down the lines, so that little is computed for each value.
+template <class Tile, int kThreads, int kChannels, class Source, class F>
+__device__ __forceinline__ void read_input(const Source& source, const Place& place, int first, F&& keep) {
   constexpr int kLines = kThreads / Tile::kQuads;  // at a time
   if (threadIdx.x >= kLines * Tile::kQuads) return;
   const int quad = threadIdx.x % Tile::kQuads;
   const int x = place.column * Tile::kStep - Tile::kPad + 4 * quad, y = place.row * Tile::kStep - Tile::kPad;
   const auto first_sample = source.sample(place.sample);
+  const auto first_columns = first_sample.columns_at(x);
 #pragma unroll 4
   for (int i = threadIdx.x / Tile::kQuads; i < kChannels * Tile::kSamples * Tile::kHeight; i += kLines) {
     const int plane = i / Tile::kHeight, row = i % Tile::kHeight;
     const int channel = plane / Tile::kSamples, n = plane % Tile::kSamples;
     const auto sample = Tile::kSamples == 1 ? first_sample : source.sample(place.sample + n);
+    const auto columns = Tile::kSamples == 1 ? first_columns : sample.columns_at(x);
     const auto line = sample.line(first + channel, y + row);
-    const float values[4] = {line.at(x), line.at(x + 1), line.at(x + 2), line.at(x + 3)};
-    store4(values, to + plane * Tile::kPlane + row * Tile::kPitch + 4 * quad);
+    const float values[4] = {line.at(columns[0]), line.at(columns[1]), line.at(columns[2]), line.at(columns[3])};
+    keep(plane, row, quad, values);
   }
+}
+
+// to: [kChannels][kSamples][kPlane]
+template <class Tile, int kThreads, int kChannels, class Source>
+__device__ __forceinline__ void load_input(const Source& source, const Place& place, int first, float* to) {
+  const auto keep = [to](int plane, int row, int quad, const float (&values)[4]) {
+    store4(values, to + plane * Tile::kPlane + row * Tile::kPitch + 4 * quad);
+  };
+  read_input<Tile, kThreads, kChannels>(source, place, first, keep);
 }
 
 // weight: [kOut, kIn, kTaps]; to: [kChunk][kTaps][kWeightPitch], output channels next to each other
@@ -429,6 +430,14 @@ __device__ __forceinline__ int first_maximum(const float (&y)[4]) {
     }
   }
   return at;
+}
+
+__device__ __forceinline__ float window_maximum(const float (&y)[4]) {
+  const int at = first_maximum(y);
+  float best = y[0];
+#pragma unroll
+  for (int k = 1; k < 4; ++k) best = at == k ? y[k] : best;
+  return best;
 }
 
 }  // namespace meon::cuda

@@ -4,12 +4,16 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
+#include <limits>
 #include <memory>
+#include <span>
 #include <stdexcept>
 #include <string>
 
 #include "core/crop_grid.h"
+#include "core/crop_tables.h"
 #include "core/layers.h"
 #include "core/parallel.h"
 #include "cpu/network.h"
@@ -124,6 +128,31 @@ py::array_t<int64_t> crop_grid(int64_t height, int64_t width, int64_t size, int6
   return out;
 }
 
+py::array_t<int32_t> as_array(const std::vector<int32_t>& values) {
+  py::array_t<int32_t> out(static_cast<py::ssize_t>(values.size()));
+  std::copy(values.begin(), values.end(), out.mutable_data());
+  return out;
+}
+
+// The three shared stages' inputs, then the crops' places [crops, 4].
+py::list crop_tables(const py::object& offsets_object) {
+  const auto offsets = require<int64_t>(offsets_object, "offsets", "int64");
+  if (offsets.ndim() != 1) throw std::invalid_argument("offsets has shape " + shape_of(offsets) + "; it must be (K,)");
+  const std::span<const int64_t> first(offsets.data(), static_cast<size_t>(offsets.size()));
+  constexpr int64_t kLast = std::numeric_limits<int32_t>::max() - meon::kCropSize;
+  for (size_t k = 0; k < first.size(); ++k) {
+    if (first[k] < 0 || first[k] > kLast || (k > 0 && first[k] <= first[k - 1])) {
+      throw std::invalid_argument("offsets[" + std::to_string(k) + "] is " + std::to_string(first[k]) +
+                                  "; offsets must ascend, from 0 to at most 2^31 - 257");
+    }
+  }
+  const meon::AxisTables tables{meon::AxisPlan(first)};
+  py::list out;
+  for (const std::vector<int32_t>& inputs : tables.inputs) out.append(as_array(inputs));
+  out.append(as_array(tables.crops).reshape({static_cast<py::ssize_t>(first.size()), py::ssize_t{4}}));
+  return out;
+}
+
 double multiply_adds(int64_t rounds, int threads) {
   if (rounds < 1 || rounds > int64_t{1} << 40) throw std::invalid_argument("rounds must be from 1 to 2^40");
   if (threads < 0) throw std::invalid_argument("threads must be 0 (all) or positive, got " + std::to_string(threads));
@@ -167,6 +196,7 @@ PYBIND11_MODULE(_core, m, py::mod_gil_not_used()) {
   m.def("build_info", &build_info);
   m.def("crop_grid", &crop_grid, py::arg("height"), py::arg("width"), py::arg("size") = meon::kCropSize,
         py::arg("stride") = 128);
+  m.def("crop_tables", &crop_tables, py::arg("offsets"));
   m.def("multiply_adds", &multiply_adds, py::arg("rounds"), py::arg("threads") = 0);
   py::class_<Network>(m, "Network")
       .def(py::init<const py::dict&>(), py::arg("tensors"))

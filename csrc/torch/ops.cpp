@@ -7,20 +7,11 @@
 
 #include "cpu/kernels.h"
 #include "torch/library_stage.h"
+#include "torch/parallel.h"
 #include "torch/stage_tensors.h"
 
 namespace meon::torch_ops {
 namespace {
-
-class TorchParallel final : public Parallel {
- public:
-  void for_each(int64_t count, const std::function<void(int64_t)>& task) const override {
-    torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) task(i);
-    });
-  }
-  int64_t threads() const override { return torch::stable::get_num_threads(); }
-};
 
 // Calls f with a value of the tensor's element type; the tensor is float or double.
 template <class F>
@@ -315,6 +306,7 @@ STABLE_TORCH_LIBRARY(meon_ext, m) {
       "Tensor, Tensor)");
   m.def("extract_crops(Tensor image, int size, int stride, bool double_out) -> Tensor");
   m.def("extract_crops_backward(Tensor grad, SymInt height, SymInt width, int stride) -> Tensor");
+  m.def("score_crops(Tensor images, Tensor[] rows, Tensor[] columns, Tensor[] parameters) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(meon_ext, CPU, m) {

@@ -32,6 +32,7 @@ constexpr int kMaxThreads = 1024;  // of a block
 struct Options {
   bool reverse = false;  // fibers run from the last thread to the first
   std::optional<uint3> only_block;
+  int ptx_version = 75;  // that kernels were compiled for; 0: asking for it fails
   // This barrier does nothing: the test that expects a report of the race. `file` is the end of a path.
   std::string skipped_file;
   int skipped_line = 0;

@@ -52,7 +52,11 @@ class Buffer {
   }
   ~Buffer() { std::free(data_); }
   Buffer(Buffer&& other) noexcept : size_(other.size_), data_(std::exchange(other.data_, nullptr)) {}
-  Buffer& operator=(Buffer&&) = delete;
+  Buffer& operator=(Buffer&& other) noexcept {
+    std::swap(size_, other.size_);
+    std::swap(data_, other.data_);
+    return *this;
+  }
 
   T* data() { return data_; }
   int64_t size() const { return size_; }

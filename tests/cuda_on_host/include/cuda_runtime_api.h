@@ -27,5 +27,9 @@ struct alignas(16) float4 {
   float x, y, z, w;
 };
 
+struct cudaFuncAttributes {
+  int ptxVersion;
+};
+
 // Returns the error of the last launch that failed and forgets it, as CUDA's does.
 cudaError_t cudaGetLastError();
