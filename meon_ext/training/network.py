@@ -47,6 +47,10 @@ def new_model(config: NetworkConfig, classes: Sequence[str], seed: int) -> MEON:
         classes=None if single else classes,
     )
     model.reset_parameters(torch.Generator().manual_seed(seed))
+    if config.activation == "relu":
+        # torch's convolutions follow the weights' layout; a step takes two thirds to nine tenths of the time so. GDN's
+        # stages are kernels of our own.
+        model.to(memory_format=torch.channels_last)
     return model
 
 
