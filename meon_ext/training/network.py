@@ -50,7 +50,7 @@ def new_model(config: NetworkConfig, classes: Sequence[str], seed: int) -> MEON:
     if config.activation == "relu":
         # torch's convolutions follow the weights' layout; a step takes two thirds to nine tenths of the time so. GDN's
         # stages are kernels of our own.
-        model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # its stubs know 4-D tensors only
     return model
 
 
