@@ -16,10 +16,9 @@ from torch import Tensor
 
 from meon_ext import ops, reference
 from meon_ext._native import core
-from meon_ext.cli.demo import untrained_weights
 from meon_ext.model import MEON, MEONOutput
 from meon_ext.modules import project_gdn_
-from meon_ext.weights_io import CROP_SIZE, StageShape, WeightsFile
+from meon_ext.weights_io import CROP_SIZE, StageShape, WeightsFile, untrained_weights
 from pictures import grid, photograph
 from timing import Run
 

@@ -6,8 +6,8 @@ import ctypes
 import sys
 from pathlib import Path
 
-from meon_ext.cli.demo import untrained_weights
 from meon_ext.scoring import Scorer
+from meon_ext.weights_io import untrained_weights
 from pictures import SMALL, photograph
 
 

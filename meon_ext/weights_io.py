@@ -37,6 +37,7 @@ __all__ = [
     "check_weights",
     "read_weights",
     "resolve_weights",
+    "untrained_weights",
     "write_weights",
 ]
 
@@ -389,6 +390,34 @@ def check_weights(weights: WeightsFile, source: str) -> None:
         _check(weights)
     except ValueError as error:
         raise WeightsError(f"{source}: {error}") from None
+
+
+def untrained_weights() -> WeightsFile:
+    """The paper's network with random weights, always the same: for tests and benchmarks. Made without torch.
+
+    Weights are normal of variance 1 / fan-in, and the first stage's also divided by the scale of raw pixels, so that
+    every layer sees values of about 1; biases are 0, beta 1, gamma 0.1 on its diagonal.
+    """
+    random = np.random.default_rng(0)
+    architecture = Architecture(num_classes=len(RELEASE_CLASSES))
+    tensors: dict[str, NDArray[np.float32]] = {}
+    for name, shape in architecture.expected_tensors().items():
+        kind = name.rsplit(".", 1)[1]
+        if kind == "weight":
+            scale = np.prod(shape[1:]) ** -0.5 / (128 if name.startswith("stages.0.") else 1)
+            tensors[name] = (random.standard_normal(shape) * scale).astype(np.float32)
+        elif kind == "gamma":
+            tensors[name] = 0.1 * np.eye(shape[0], dtype=np.float32)
+        else:
+            tensors[name] = np.full(shape, 1 if kind == "beta" else 0, np.float32)
+    return WeightsFile(
+        tensors,
+        RELEASE_CLASSES,
+        architecture,
+        mapping=QualityMapping((-3.0, 3.0), (0.0, 100.0)),
+        score_name="untrained",
+        name="untrained",
+    )
 
 
 # What follows raises ValueError saying what is wrong; the public functions add the file's name.

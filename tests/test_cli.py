@@ -27,9 +27,8 @@ from meon_ext.cli import main
 from meon_ext.cli._paths import expand, natural_key
 from meon_ext.cli._rows import COLUMNS, make_writer, printable, shortened
 from meon_ext.cli._terminal import terminal_width
-from meon_ext.cli.demo import untrained_weights
 from meon_ext.scoring import Scorer
-from meon_ext.weights_io import read_weights, write_weights
+from meon_ext.weights_io import read_weights, untrained_weights, write_weights
 
 posix = pytest.mark.skipif(os.name != "posix", reason="needs POSIX file names, pipes and signals")
 

@@ -20,10 +20,9 @@ from PIL import Image
 
 from meon_ext.cli import eval as eval_command
 from meon_ext.cli import main
-from meon_ext.cli.demo import untrained_weights
 from meon_ext.datasets import DATASETS
 from meon_ext.scoring import Scorer
-from meon_ext.weights_io import write_weights
+from meon_ext.weights_io import untrained_weights, write_weights
 
 Run = Callable[..., tuple[int, str, str]]
 REPOSITORY = Path(__file__).resolve().parents[1]

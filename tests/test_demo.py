@@ -13,30 +13,38 @@ import pytest
 from meon_ext.cli import demo, main
 from meon_ext.distortions import distort
 from meon_ext.scoring import Scorer
-from meon_ext.weights_io import check_weights, write_weights
+from meon_ext.weights_io import check_weights, untrained_weights, write_weights
 
 pytest.importorskip("skimage")
 KINDS = ("pristine", "jpeg", "jpeg2000", "white_noise", "gaussian_blur")
 
 
 def test_untrained_weights_are_whole_and_always_the_same() -> None:
-    weights = demo.untrained_weights()
+    weights = untrained_weights()
     check_weights(weights, "untrained")
-    for name, tensor in demo.untrained_weights().tensors.items():
+    for name, tensor in untrained_weights().tensors.items():
         np.testing.assert_array_equal(tensor, weights.tensors[name])
         assert tensor.dtype == np.float32
 
 
-def test_without_a_model_it_says_that_the_weights_are_untrained(
+def test_an_installation_without_its_weights_says_so(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("meon_ext.weights_io.WEIGHTS_FOLDER", tmp_path)  # as where no weights ship
+    monkeypatch.setattr("meon_ext.weights_io.WEIGHTS_FOLDER", tmp_path)
+    assert main(["demo"]) == 2
+    out, err = capfd.readouterr()
+    assert out == "" and "the default weights are missing from this installation" in err
+
+
+def test_default_weights_are_taken_where_they_ship(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_weights(tmp_path / "meon.safetensors", untrained_weights())
+    monkeypatch.setattr("meon_ext.weights_io.WEIGHTS_FOLDER", tmp_path)
     assert main(["demo"]) == 0
     out, err = capfd.readouterr()
     lines = out.splitlines()
-    assert lines[0] == (
-        "weights: untrained, seed 0: the numbers show that the road works, not quality; pass --model FILE"
-    )
+    assert lines[0].startswith("weights: meon (")
     assert len(lines) == 2 + 4 * 5 + 1
     assert lines[-1].startswith("mean quality: pristine ")
     assert err == ""
@@ -44,18 +52,9 @@ def test_without_a_model_it_says_that_the_weights_are_untrained(
     assert capfd.readouterr().out == out
 
 
-def test_default_weights_are_taken_where_they_ship(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    write_weights(tmp_path / "meon.safetensors", demo.untrained_weights())
-    monkeypatch.setattr("meon_ext.weights_io.WEIGHTS_FOLDER", tmp_path)
-    assert main(["demo"]) == 0
-    assert capfd.readouterr().out.startswith("weights: meon (")
-
-
 def test_kept_pictures_score_the_same(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model = tmp_path / "w.safetensors"
-    write_weights(model, demo.untrained_weights())
+    write_weights(model, untrained_weights())
     folder = tmp_path / "new" / "pictures"
     assert main(["demo", "--model", str(model), "--format", "jsonl", "-o", str(folder)]) == 0
     out, err = capfd.readouterr()

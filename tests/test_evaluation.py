@@ -15,7 +15,6 @@ from PIL import Image
 from scipy import stats
 
 from meon_ext import metrics
-from meon_ext.cli.demo import untrained_weights
 from meon_ext.datasets import Dataset, Record, load_dataset, split
 from meon_ext.errors import ImageError, MeonError
 from meon_ext.evaluation import (
@@ -28,6 +27,7 @@ from meon_ext.evaluation import (
     waterloo_tests,
 )
 from meon_ext.scoring import Scorer
+from meon_ext.weights_io import untrained_weights
 
 CLASSES = ("jpeg", "white_noise", "pristine")
 IDENTITY = {"model": "m", "sha256": "5a", "stride": "128", "pool": "mean"}

@@ -14,7 +14,7 @@ from ops_cases import ConvCase, fresh_generator, gdn_inputs
 from torch.utils.data import DataLoader, Dataset
 
 from meon_ext import Scorer, ops
-from meon_ext.cli.demo import untrained_weights
+from meon_ext.weights_io import untrained_weights
 
 HERE = Path(__file__).parent
 STAGE = ConvCase(3, 3, 64, 64, 8, (5, 5), (2, 2), (2, 2))

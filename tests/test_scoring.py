@@ -27,11 +27,10 @@ from meon_ext import _backends, _prefetch
 from meon_ext._core import crop_grid
 from meon_ext._pooling import cover_mean, pool_raw, vote
 from meon_ext._prefetch import decode_ahead
-from meon_ext.cli.demo import untrained_weights
 from meon_ext.errors import ImageError, MeonError, WeightsError
 from meon_ext.images import LoadedImage, PendingImage
 from meon_ext.scoring import Score, Scorer, score
-from meon_ext.weights_io import Architecture, QualityMapping, WeightsFile, write_weights
+from meon_ext.weights_io import Architecture, QualityMapping, WeightsFile, untrained_weights, write_weights
 
 RISING = QualityMapping((0.0, 10.0), (0.0, 100.0))
 FALLING = QualityMapping((0.0, 10.0), (100.0, 0.0))
@@ -645,7 +644,7 @@ def test_pillows_pixels_are_gone_while_the_network_runs(tmp_path: Path, suffix: 
     code = """
 import re, sys
 from meon_ext import Scorer
-from meon_ext.cli.demo import untrained_weights
+from meon_ext.weights_io import untrained_weights
 
 def resident():
     return int(re.search(r"VmRSS:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024

@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from meon_ext.cli._output import open_sink
 from meon_ext.cli._rows import FORMATS, Row, make_writer, score_row
-from meon_ext.errors import MeonError, WeightsError
+from meon_ext.errors import MeonError
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
     from PIL.Image import Image
 
     from meon_ext.weights_io import WeightsFile
@@ -33,8 +31,7 @@ def add_parser(commands: Any) -> None:
         "demo",
         help="score real photographs, pristine and distorted",
         description="Score photographs that come with scikit-image, pristine and with JPEG, JPEG 2000, white noise "
-        "and blur, all made on the spot. Without --model it takes the default weights, or, where none ship, untrained "
-        "ones.",
+        "and blur, all made on the spot. Without --model it takes the default weights.",
     )
     parser.add_argument("--model", metavar="NAME|FILE", help="weights that ship with meon_ext, or a weights file")
     parser.add_argument("--format", choices=FORMATS, default="table", help="format of the rows (default: table)")
@@ -93,48 +90,8 @@ def _weights(model: str | None) -> tuple[WeightsFile, str]:
     """The weights, and the line that says which they are."""
     from meon_ext.weights_io import read_weights, resolve_weights
 
-    try:
-        path = resolve_weights(model)
-    except WeightsError:
-        if model is not None:
-            raise
-        return untrained_weights(), (
-            f"weights: untrained, seed {_SEED}: the numbers show that the road works, not quality; pass --model FILE"
-        )
-    weights = read_weights(path)
-    return weights, f"weights: {weights.name} ({path}, SHA-256 {weights.sha256[:12]})"
-
-
-def untrained_weights() -> WeightsFile:
-    """The paper's network with random weights, the same each time, made without torch.
-
-    Weights are normal of variance 1 / fan-in, and the first stage's also divided by the scale of raw pixels, so that
-    every layer sees values of about 1; biases are 0, beta 1, gamma 0.1 on its diagonal.
-    """
-    import numpy as np
-
-    from meon_ext.weights_io import RELEASE_CLASSES, Architecture, QualityMapping, WeightsFile
-
-    random = np.random.default_rng(_SEED)
-    architecture = Architecture(num_classes=len(RELEASE_CLASSES))
-    tensors: dict[str, NDArray[np.float32]] = {}
-    for name, shape in architecture.expected_tensors().items():
-        kind = name.rsplit(".", 1)[1]
-        if kind == "weight":
-            scale = np.prod(shape[1:]) ** -0.5 / (128 if name.startswith("stages.0.") else 1)
-            tensors[name] = (random.standard_normal(shape) * scale).astype(np.float32)
-        elif kind == "gamma":
-            tensors[name] = 0.1 * np.eye(shape[0], dtype=np.float32)
-        else:
-            tensors[name] = np.full(shape, 1 if kind == "beta" else 0, np.float32)
-    return WeightsFile(
-        tensors,
-        RELEASE_CLASSES,
-        architecture,
-        mapping=QualityMapping((-3.0, 3.0), (0.0, 100.0)),
-        score_name="untrained",
-        name="untrained",
-    )
+    weights = read_weights(resolve_weights(model))
+    return weights, f"weights: {weights.name} ({weights.path}, SHA-256 {weights.sha256[:12]})"
 
 
 def variants(photograph: Path) -> Iterator[tuple[str, Image]]:
