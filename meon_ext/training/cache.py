@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import io
+import math
 import os
 import time
-from collections import OrderedDict
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from meon_ext.errors import TrainingError
@@ -21,8 +20,6 @@ from meon_ext.errors import TrainingError
 _LEDGER = "bytes-in-use"
 _SUFFIX = ".npy"
 _ABANDONED_SECONDS = 3600.0
-# Mapped files a process keeps, of the 65,530 maps that Linux allows one. torch's maps hold no file descriptor.
-_MAPS = 49152
 
 
 class PictureCache:
@@ -38,7 +35,6 @@ class PictureCache:
     def __init__(self, folder: str | os.PathLike[str], limit_bytes: int) -> None:
         self._folder = Path(folder)
         self._limit = limit_bytes
-        self._maps: OrderedDict[str, NDArray[np.uint8]] = OrderedDict()
         if limit_bytes > 0:
             try:
                 self._folder.mkdir(parents=True, exist_ok=True)
@@ -50,26 +46,20 @@ class PictureCache:
                     "that can be written, or cache_gib to 0"
                 ) from error
 
-    def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_maps": OrderedDict()}  # each process maps for itself
-
     def get(self, key: str) -> NDArray[np.uint8] | None:
-        """The picture kept under this key, or None. It is a map of the file: do not write to it."""
-        if (found := self._maps.get(key)) is not None:
-            self._maps.move_to_end(key)
-            return found
+        """The picture kept under this key, or None. It is read anew each time, from the system's own cache as a rule:
+        a map of each file would be faster to use, but tens of thousands of small objects that stay keep the heap from
+        reusing the place of each batch's tensors, gigabytes in an epoch."""
         if self._limit <= 0:
             return None
         path = self._path(key)
         try:
-            found = _map(path)
+            return _read(path)
         except OSError:
             return None
         except ValueError:  # cut short by a crash of the machine
             path.unlink(missing_ok=True)
             return None
-        self._remember(key, found)
-        return found
 
     def put(self, key: str, pixels: NDArray[np.uint8]) -> None:
         """Keep a picture, if there is room. A disk that is full is the same as a cache that is."""
@@ -128,11 +118,6 @@ class PictureCache:
     def _path(self, key: str) -> Path:
         return self._folder / f"{key}{_SUFFIX}"
 
-    def _remember(self, key: str, pixels: NDArray[np.uint8]) -> None:
-        self._maps[key] = pixels
-        if len(self._maps) > _MAPS:
-            self._maps.popitem(last=False)
-
 
 def _read_count(ledger: IO[bytes]) -> int:
     ledger.seek(0)
@@ -146,15 +131,18 @@ def _write_count(ledger: IO[bytes], count: int) -> None:
     ledger.flush()
 
 
-def _map(path: Path) -> NDArray[np.uint8]:
-    """A .npy file of a picture, mapped. Raises OSError, or ValueError where it holds anything else."""
+def _read(path: Path) -> NDArray[np.uint8]:
+    """A .npy file of a picture. Raises OSError, or ValueError where it holds anything else."""
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)
         if version != (1, 0):
             raise ValueError("not written by this cache")
         shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(file)
         start, size = file.tell(), os.fstat(file.fileno()).st_size
-    if dtype != np.uint8 or fortran_order or len(shape) != 3 or shape[2] != 3 or size != start + int(np.prod(shape)):
+        count = math.prod(shape)
+        if dtype != np.uint8 or fortran_order or len(shape) != 3 or shape[2] != 3 or size != start + count:
+            raise ValueError("not a whole picture")
+        pixels = np.fromfile(file, np.uint8, count)
+    if len(pixels) != count:
         raise ValueError("not a whole picture")
-    mapped: NDArray[np.uint8] = torch.from_file(os.fspath(path), shared=False, size=size, dtype=torch.uint8).numpy()
-    return mapped[start:].reshape(shape)
+    return pixels.reshape(shape)
