@@ -28,6 +28,8 @@ _SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _C1, _C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
 _GMS_CONSTANT = 170.0
 _VIF_NOISE = 2.0
+LUMA: Array = np.array([0.299, 0.587, 0.114])
+"""Luminance of R, G and B, ITU-R BT.601."""
 # To luminance and the two chromaticity channels of MDSI, from R, G and B in the rows.
 _MDSI_CHANNELS = np.array([[0.2989, 0.30, 0.34], [0.5870, 0.04, -0.60], [0.1140, -0.35, 0.17]])
 
@@ -58,7 +60,7 @@ def gmsd(reference: Picture, distorted: Picture) -> float:
     Raises ImageError as ``ms_ssim`` does.
     """
     x, y = (_gradient(_halved(plane)) for plane in _luminance(reference, distorted))
-    return float(((2 * x * y + _GMS_CONSTANT) / (x**2 + y**2 + _GMS_CONSTANT)).std())
+    return float(_similarity(x, y, _GMS_CONSTANT).std())
 
 
 def vif(reference: Picture, distorted: Picture) -> float:
@@ -94,7 +96,7 @@ def mdsi(reference: Picture, distorted: Picture) -> float:
     constants, on means of 2 x 2 pixels: what its rule for the size gives for shorter sides of 384 to 639.
     Raises ImageError as ``ms_ssim`` does.
     """
-    _luminance(reference, distorted)
+    _check(reference, distorted)
     planes = [_halved_channels(picture) @ _MDSI_CHANNELS for picture in (reference, distorted)]
     (lx, hx, mx), (ly, hy, my) = (np.moveaxis(plane, 2, 0) for plane in planes)
     gx, gy, g_mean = (_gradient(plane) for plane in (lx, ly, (lx + ly) / 2))
@@ -131,13 +133,16 @@ def quality(name: str, value: float) -> float:
     return float(np.clip(100 - _TO_DMOS[name](value), 0, 100))
 
 
-def _luminance(reference: Picture, distorted: Picture) -> tuple[Array, Array]:
+def _check(reference: Picture, distorted: Picture) -> None:
     if reference.shape != distorted.shape:
         raise ImageError(f"a reference of shape {reference.shape} has nothing to say of a picture {distorted.shape}")
     if min(reference.shape[:2]) < MIN_SIDE:
         raise ImageError(f"full-reference metrics need sides of at least {MIN_SIDE} pixels, got {reference.shape[:2]}")
-    weights = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
-    return reference @ weights, distorted @ weights
+
+
+def _luminance(reference: Picture, distorted: Picture) -> tuple[Array, Array]:
+    _check(reference, distorted)
+    return reference @ LUMA, distorted @ LUMA
 
 
 def _gaussian(size: int, sigma: float) -> Array:

@@ -18,6 +18,7 @@ from meon_ext.errors import DistortionError, ImageError
 Apply = Callable[[NDArray[np.uint8], float, np.random.Generator], "NDArray[np.uint8] | NDArray[np.float32]"]
 
 LEVELS = (1, 2, 3, 4, 5)
+LOWEST_LEVEL = 0.5  # of fractions, which lie between levels and below the first
 CLASSIC = ("jpeg2000", "jpeg", "white_noise", "gaussian_blur")
 
 _TID2013 = "Ponomarenko et al., Image database TID2013, Signal Processing: Image Communication 30, 2015"
@@ -25,7 +26,6 @@ _KADID10K = "Lin, Hosu and Saupe, KADID-10k, QoMEX 2019"
 _OWN_LEVELS = "levels chosen here, so that damage grows evenly from slight to severe"
 _TID2013_LEVELS = "levels at about the PSNR that TID2013 aims for"
 _KADID10K_LEVELS = "levels of KADID-10k's published code"
-_LOWEST_LEVEL = 0.5
 _TID2013_LADDER = (33, 30, 27, 24, 21)
 _PSNR = "PSNR before clipping, dB"
 
@@ -289,8 +289,8 @@ def _type(name: str) -> DistortionType:
 def _level(level: Any, highest: int) -> float:
     if not isinstance(level, float | np.floating):
         return _whole(level, "level", 1, highest)
-    if not _LOWEST_LEVEL <= level <= highest:
-        raise DistortionError(f"level is {level!r}; pass a number from {_LOWEST_LEVEL} to {highest}")
+    if not LOWEST_LEVEL <= level <= highest:
+        raise DistortionError(f"level is {level!r}; pass a number from {LOWEST_LEVEL} to {highest}")
     return float(level)
 
 

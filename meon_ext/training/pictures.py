@@ -16,8 +16,10 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from meon_ext import distortions
+from meon_ext.distortions._registry import LOWEST_LEVEL
 from meon_ext.images import load_image
 from meon_ext.training.cache import PictureCache
+from meon_ext.training.config import SynthesisConfig
 from meon_ext.weights_io import CROP_SIZE
 
 PRISTINE = "pristine"
@@ -58,6 +60,11 @@ class PictureLoader:
         self._jitter = jitter
         self._keys: dict[Picture, str] = {}
 
+    @classmethod
+    def of(cls, config: SynthesisConfig, cache: PictureCache) -> PictureLoader:
+        """The loader of the pictures that this configuration makes."""
+        return cls(cache, config.side, config.scale, config.seed, config.jitter)
+
     def key(self, picture: Picture) -> str:
         """What the picture is kept under: a hash of the file's identity and of everything done to it."""
         if (key := self._keys.get(picture)) is None:
@@ -88,7 +95,8 @@ class PictureLoader:
         seed = int(random.integers(2**31))
         level: float = picture.level
         if self._jitter:
-            level = float(np.clip(level + random.uniform(-self._jitter, self._jitter), 0.5, max(distortions.LEVELS)))
+            level += random.uniform(-self._jitter, self._jitter)
+            level = float(np.clip(level, LOWEST_LEVEL, max(distortions.LEVELS)))
         return distortions.distort(pixels, picture.distortion, level, seed=seed)
 
     def _clean(self, picture: Picture) -> tuple[NDArray[np.uint8], np.random.Generator]:

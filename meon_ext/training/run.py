@@ -64,8 +64,7 @@ class _Run:
         self._group = group
         self._checkpoints = folder / "checkpoints"
         self._cache = PictureCache(config.cache or _default_cache(), int(config.cache_gib * (1 << 30)))
-        synthesis = config.synthesis
-        loader = PictureLoader(self._cache, synthesis.side, synthesis.scale, synthesis.seed, synthesis.jitter)
+        loader = PictureLoader.of(config.synthesis, self._cache)
         self._steps = Steps(config, loader, group)
         self._has_step_1 = config.pretraining.epochs > 0 and config.network.task != "single" and not config.pretrained
 

@@ -100,14 +100,14 @@ def gather(config: TrainConfig) -> Gathered:
     synthetic = synthesis_dataset(config.synthesis) if config.synthesis.pristine else None
     joint = [_Source(d, c.repeat) for d, c in zip(sets, config.data, strict=True)]
     if synthetic is not None and (config.synthesis.joint or not sets):
-        joint.append(_Source(synthetic, config.synthesis.repeat, *variants(config.synthesis)))
+        joint.append(_Source(synthetic, config.synthesis.repeat, *_variants(config.synthesis)))
     joint = [replace(source, dataset=_with_references(source.dataset)) for source in joint]
     if len(joint) == 1:
         unit = joint[0].dataset
     else:
         joint = [replace(source, dataset=_as_quality(source.dataset)) for source in joint]
         unit = joint[0].dataset
-    first = [_Source(synthetic, 1, *variants(config.synthesis))] if synthetic is not None else joint
+    first = [_Source(synthetic, 1, *_variants(config.synthesis))] if synthetic is not None else joint
     joint_parts, first_parts = (_parts(sources, config.split) for sources in (joint, first))
     kinds = _kinds(first_parts.values(), config)
     classes = _classes([*joint_parts.values(), *first_parts.values()], config)
@@ -161,7 +161,7 @@ def synthesis_dataset(config: SynthesisConfig) -> Dataset:
     return Dataset("synthesis", Path(config.pristine[0]), tuple(records), "quality", (0.0, 100.0), True)
 
 
-def variants(config: SynthesisConfig) -> tuple[int, int]:
+def _variants(config: SynthesisConfig) -> tuple[int, int]:
     """In how many variants each distorted picture is made, and each pristine one."""
     return config.variants, config.variants * config.pristine_repeat
 

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meon_ext._files import write_whole
-from meon_ext.full_reference import mdsi
+from meon_ext.full_reference import LUMA, mdsi
 from meon_ext.metrics import LogisticFit
 from meon_ext.training.cache import PictureCache
 from meon_ext.training.config import TrainConfig
 from meon_ext.training.pictures import PRISTINE, Picture, PictureLoader
 from meon_ext.training.progress import Progress
-from meon_ext.training.samples import synthesis_dataset, variants
+from meon_ext.training.samples import synthesis_dataset
 
 # DMOS of MDSI, fitted by ``python/fit_full_reference.py`` to those pictures of LIVE whose references are of Kodak's
 # PhotoCD, which are in the public domain.
@@ -46,9 +46,8 @@ def quality_of(index: float, shift: float) -> float:
 
 def luminance_shift(reference: NDArray[np.uint8], distorted: NDArray[np.uint8]) -> float:
     """By how many grey levels the mean luminance differs."""
-    weights = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601
     change = distorted.mean(axis=(0, 1)) - reference.mean(axis=(0, 1))
-    return float(abs(change @ weights))
+    return float(abs(change @ LUMA))
 
 
 def write_scores(config: TrainConfig, path: str | os.PathLike[str], cache: PictureCache, jobs: int = 1) -> int:
@@ -58,13 +57,13 @@ def write_scores(config: TrainConfig, path: str | os.PathLike[str], cache: Pictu
     Raises DatasetError and ImageError for pristine pictures that cannot be read.
     """
     synthesis = replace(config.synthesis, scores="")
-    loader = PictureLoader(cache, synthesis.side, synthesis.scale, synthesis.seed, synthesis.jitter)
+    loader = PictureLoader.of(synthesis, cache)
     records = synthesis_dataset(synthesis).records
-    distorted, pristine = variants(synthesis)
+    # Of a picture without distortion one variant will do: all have the score of equal pictures.
     work = [
         [
             Picture(str(r.path), r.distortion or PRISTINE, r.level or 0, v)
-            for v in range(distorted if r.level else pristine)
+            for v in range(synthesis.variants if r.level else 1)
         ]
         for r in records
     ]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
+from gpu_marks import GPU_MARKS
 from rounding import Rounded
 from rounding import gdn as bound_gdn
 from rounding import gdn_backward as bound_gdn_backward
@@ -18,13 +19,7 @@ from torch import Tensor
 
 from meon_ext import ops, reference
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings("default"),  # torch warns of the machine it finds, such as of TF32 being off
-    pytest.mark.skipif(
-        not torch.cuda.is_available(), reason=f"torch {torch.__version__} sees no CUDA device (cuda.is_available())"
-    ),
-]
+pytestmark = GPU_MARKS
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 NAMES = ["y", "grad of x", "grad of beta", "grad of gamma"]

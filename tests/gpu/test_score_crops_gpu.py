@@ -12,19 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from gpu_marks import GPU_MARKS
 from torch import Tensor
 
 from meon_ext import MEON, Scorer, ops
 
 DEVICE = "cuda"
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings("default"),  # torch warns of the machine it finds, such as of TF32 being off
-    pytest.mark.skipif(
-        not torch.cuda.is_available(), reason=f"torch {torch.__version__} sees no CUDA device (cuda.is_available())"
-    ),
-]
+pytestmark = GPU_MARKS
 
 ROWS, COLUMNS = [0, 64, 67], [0, 17, 128, 256]
 HEIGHT, WIDTH = 323, 512

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import rounding
 import torch
+from gpu_marks import GPU_MARKS
 from ops_cases import ConvCase, image_and_boxes, leaves, run
 from torch import Tensor
 
@@ -20,13 +21,7 @@ from meon_ext.modules import project_gdn_
 
 DEVICE = "cuda"
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings("default"),  # torch warns of the machine it finds, such as of TF32 being off
-    pytest.mark.skipif(
-        not torch.cuda.is_available(), reason=f"torch {torch.__version__} sees no CUDA device (cuda.is_available())"
-    ),
-]
+pytestmark = GPU_MARKS
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 NAMES = ["y", "grad of x", "grad of weight", "grad of bias", "grad of beta", "grad of gamma"]

@@ -6,19 +6,13 @@ import math
 from pathlib import Path
 
 import pytest
-import torch
+from gpu_marks import GPU_MARKS
 from training_runs import small_settings, write_scenes
 
 from meon_ext.training import config_from_mapping, resume, train
 from meon_ext.training.journal import read_log
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.filterwarnings("default"),  # torch warns of the machine it finds
-    pytest.mark.skipif(
-        not torch.cuda.is_available(), reason=f"torch {torch.__version__} sees no CUDA device (cuda.is_available())"
-    ),
-]
+pytestmark = GPU_MARKS
 
 
 def _losses(folder: Path) -> list[float]:
