@@ -103,6 +103,28 @@ def test_several_sets_share_one_scale(tmp_path: Path, scored: Path) -> None:
     assert (training.labels([Kind(n) for n in gathered.classes])[~own & (training.level > 0)] == -1).all()
 
 
+@pytest.mark.parametrize("ends", [(0, 40), (30, 62)])
+def test_another_scale_than_a_sets_own(tmp_path: Path, scored: Path, ends: tuple[int, int]) -> None:
+    low, high = ends
+    own = _gather(tmp_path, data=[{"name": "csv", "root": str(scored)}])
+    gathered = _gather(tmp_path, data=[{"name": "csv", "root": str(scored), "scale": list(ends)}])
+    assert gathered.scale == (low, high) and not gathered.higher_is_better
+    before, after = (x.joint["training"].score for x in (own, gathered))
+    np.testing.assert_array_equal(after, np.clip(before, low, high))
+    assert (before != after).any()
+    shared = _gather(
+        tmp_path,
+        data=[{"name": "csv", "root": str(scored), "scale": list(ends)}],
+        synthesis={"joint": True},
+    ).joint["training"]
+    np.testing.assert_allclose(shared.score[shared.source == 0], 100 * (high - after) / (high - low), rtol=1e-12)
+
+
+def test_a_scale_is_within_the_sets_own(tmp_path: Path, scored: Path) -> None:
+    with pytest.raises(ConfigError, match=r"data\.scale: 0 to 90 is not within set's 0 to 80; name two of its"):
+        _gather(tmp_path, data=[{"name": "csv", "root": str(scored), "scale": [0, 90]}])
+
+
 def test_a_teacher_scores_what_is_made(tmp_path: Path) -> None:
     write_scenes(tmp_path / "pristine")
     teacher = tmp_path / "teacher.csv"

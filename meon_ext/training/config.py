@@ -30,15 +30,21 @@ class DataConfig:
 
     name, root: as for ``meon_ext.datasets.load_dataset``.
     repeat: how often an epoch goes through it, to balance sets of different sizes.
+    scale: the least and the greatest score that count, in place of its own scale's ends; scores beyond are taken for
+        them. People seldom give the best mark even to a flawless photograph, so that beside pictures whose best score
+        is pristine the best of a set should not be far from the end of its scale.
     """
 
     name: str = "folder"
     root: str = ""
     repeat: int = 1
+    scale: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         _require(bool(self.root), "data.root", "a folder or file", self.root)
         _require(self.repeat >= 1, "data.repeat", "at least 1", self.repeat)
+        ordered = not self.scale or (len(self.scale) == 2 and self.scale[0] < self.scale[1])
+        _require(ordered, "data.scale", "two scores, the lower first, or empty", self.scale)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from meon_ext import distortions
 from meon_ext.datasets import Dataset, Record, load_dataset, split
 from meon_ext.datasets._tables import number, read_table
 from meon_ext.errors import ConfigError, DatasetError
-from meon_ext.training.config import SplitConfig, SynthesisConfig, TrainConfig
+from meon_ext.training.config import DataConfig, SplitConfig, SynthesisConfig, TrainConfig
 from meon_ext.training.pictures import PRISTINE, Picture
 
 PARTS = ("training", "validation", "test")
@@ -96,7 +96,7 @@ def gather(config: TrainConfig) -> Gathered:
 
     Raises ConfigError and DatasetError with everything that is missing or does not fit.
     """
-    sets = [_load(data.name, data.root) for data in config.data]
+    sets = [_load(data) for data in config.data]
     synthetic = synthesis_dataset(config.synthesis) if config.synthesis.pristine else None
     joint = [_Source(d, c.repeat) for d, c in zip(sets, config.data, strict=True)]
     if synthetic is not None and (config.synthesis.joint or not sets):
@@ -182,13 +182,23 @@ class _Source:
     pristine_variants: int = 0
 
 
-def _load(name: str, root: str) -> Dataset:
+def _load(data: DataConfig) -> Dataset:
     try:
-        return load_dataset(name, root)
+        dataset = load_dataset(data.name, data.root)
     except ValueError as error:
         if isinstance(error, DatasetError):
             raise
         raise ConfigError(f"data.name: {error}") from None
+    if not data.scale:
+        return dataset
+    low, high = data.scale
+    if not dataset.scale[0] <= low < high <= dataset.scale[1]:
+        raise ConfigError(
+            f"data.scale: {low:g} to {high:g} is not within {dataset.name}'s {dataset.scale[0]:g} to "
+            f"{dataset.scale[1]:g}; name two of its scores"
+        )
+    records = tuple(r if r.score is None else replace(r, score=min(max(r.score, low), high)) for r in dataset.records)
+    return replace(dataset, records=records, scale=(low, high))
 
 
 def _as_quality(dataset: Dataset) -> Dataset:
