@@ -496,7 +496,9 @@ def test_unreadable_exif_counts_as_none() -> None:
 # Size
 
 
-@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 300), (300, 129), (255, 256), (130, 40), (128, 255)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(32, 32), (33, 300), (300, 129), (255, 256), (257, 255), (130, 40), (128, 255)]
+)
 def test_small_pictures_are_mirrored(height: int, width: int) -> None:
     pixels = rgb(height, width)
     loaded = load_image(pixels)
