@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from meon_ext.cli import distort as distort_command
 from meon_ext.cli import main
 from meon_ext.distortions import TYPES, available, distort
 
@@ -43,6 +44,25 @@ def test_sheet(picture: Path, tmp_path: Path) -> None:
             cell = sheet[4 + row * 64 :, 170 + column * 164 :][:60, :160]
             made = distort(clean, name, column + 1)[:, 70:230]
             assert (cell[20:] == made[20:]).all(), (name, column)  # above stands the level's parameter
+
+
+def test_sheet_shows_scattered_damage_where_it_is(tmp_path: Path) -> None:
+    """Level 1 spoils a few blocks of a wide picture: those that leave the middle alone are seen nevertheless."""
+    clean = np.random.default_rng(2).integers(0, 256, (300, 1500, 3), np.uint8)
+    seen = 0
+    for seed in range(5):
+        made = distort(clean, "local_blocks", 1, seed=seed)
+        error = ((made.astype(float) - clean) ** 2).sum(axis=2)
+        top, left = distort_command._shown(clean, made, 160, 160)
+        assert 0 <= top <= 140 and 0 <= left <= 1340
+        shown = error[top : top + 160, left : left + 160].sum()
+        assert shown >= error.mean() * 160 * 160 / 2
+        if (top, left) != (70, 670):
+            seen += 1
+            assert error[70:230, 670:830].sum() < error.mean() * 160 * 160 / 2
+            every = [error[y : y + 160, x : x + 160].sum() for y in range(0, 141, 20) for x in range(0, 1341, 20)]
+            assert shown >= max(every)
+    assert seen
 
 
 def test_sheet_of_all_types(picture: Path, tmp_path: Path) -> None:

@@ -112,6 +112,8 @@ def _save(image: Image, path: Path) -> None:
 def contact_sheet(pixels: NDArray[np.uint8], types: list[str], seed: int) -> Image:
     """The middle of a picture, uint8 (H, W, 3), with a row for each type (all that can be made, where none is named).
 
+    Where damage is scattered and has left the middle out, the part that has most of it is drawn instead.
+
     Raises DistortionError for a type that is unknown or that this Pillow cannot make.
     """
     from PIL import Image, ImageDraw
@@ -119,9 +121,7 @@ def contact_sheet(pixels: NDArray[np.uint8], types: list[str], seed: int) -> Ima
     from meon_ext.distortions import LEVELS, TYPES, available, distort
 
     names = types or [name for name in TYPES if available(name)]
-    top, left = (max(0, (side - _CELL) // 2) for side in pixels.shape[:2])
-    cut = (slice(top, top + _CELL), slice(left, left + _CELL))
-    high, wide = pixels[cut].shape[:2]
+    high, wide = (min(side, _CELL) for side in pixels.shape[:2])
     sheet = Image.new("RGB", (_LABELS + len(LEVELS) * (wide + _GAP) + _GAP, len(names) * (high + _GAP) + _GAP), "white")
     draw = ImageDraw.Draw(sheet)
     for row, name in enumerate(names):
@@ -130,8 +130,26 @@ def contact_sheet(pixels: NDArray[np.uint8], types: list[str], seed: int) -> Ima
         draw.multiline_text((_GAP, y + high // 2 - 24), f"{name}\n{parameter}", "black")
         for column, level in enumerate(LEVELS):
             # The whole picture is damaged and cut afterwards: where damage lies, and how much, depends on its size.
-            made = distort(pixels, name, level, seed=seed)[cut]
+            made = distort(pixels, name, level, seed=seed)
+            top, left = _shown(pixels, made, high, wide)
+            made = made[top : top + high, left : left + wide]
             x = _LABELS + column * (wide + _GAP)
             sheet.paste(Image.fromarray(made), (x, y))
             draw.text((x + 3, y + 3), f"{TYPES[name].levels[column]:g}", "black", stroke_width=2, stroke_fill="white")
     return sheet
+
+
+def _shown(pixels: NDArray[np.uint8], made: NDArray[np.uint8], high: int, wide: int) -> tuple[int, int]:
+    """Top and left of the part that the sheet draws: the middle, or where it has not half of its share of the squared
+    error, the part that has most."""
+    import numpy as np
+
+    difference = made.astype(np.int32) - pixels
+    error = np.einsum("hwc,hwc->hw", difference, difference)
+    sums = np.pad(error.cumsum(axis=0, dtype=np.int64).cumsum(axis=1), ((1, 0), (1, 0)))
+    parts = sums[high:, wide:] - sums[:-high, wide:] - sums[high:, :-wide] + sums[:-high, :-wide]
+    middle = ((parts.shape[0] - 1) // 2, (parts.shape[1] - 1) // 2)
+    if parts[middle] >= error.mean() * high * wide / 2:
+        return middle
+    top, left = np.unravel_index(parts.argmax(), parts.shape)
+    return int(top), int(left)
