@@ -98,6 +98,7 @@ def test_jsonl(folder: Path, run: Run, model: str) -> None:
         "height": 120,
         "quality": pytest.approx(expected.quality, abs=1e-6),
         "quality_std": pytest.approx(expected.quality_std, abs=1e-6),
+        "word": None,
         "raw": pytest.approx(expected.raw, abs=1e-6),
         "distortion": expected.distortion,
         "probabilities": pytest.approx(expected.probabilities, abs=1e-6),
@@ -148,15 +149,27 @@ def test_table(folder: Path, run: Run) -> None:
     assert header.index("path") == small.index("img2") == plain.index("img10")
 
 
+def test_table_says_the_weights_word_for_the_quality(folder: Path, run: Run) -> None:
+    code, out, _ = run("img2.png", "img10.png", "--model", "meon")
+    assert code == 0
+    header, *lines = out.splitlines()
+    assert header.split() == ["quality", "+/-", "word", "distortion", "prob", "size", "path"]
+    _, rows, _ = run("img2.png", "img10.png", "--format", "jsonl", "--model", "meon")
+    for line, row in zip(lines, map(json.loads, rows.splitlines()), strict=True):
+        assert row["word"] == Scorer().score(folder / row["path"]).word
+        assert line.split()[2:4] == [row["word"], row["distortion"]]
+        assert line.index(row["distortion"]) == header.index("distortion") and line.index("img") == header.index("path")
+
+
 def test_numbers_that_json_cannot_hold_are_refused() -> None:
-    writer = make_writer("jsonl", lambda _: None, width=None, encoding="utf-8", classes=())
+    writer = make_writer("jsonl", lambda _: None, width=None, encoding="utf-8")
     with pytest.raises(ValueError, match="JSON"):
         writer.row({**dict.fromkeys(COLUMNS), "quality": float("nan")})
 
 
 def test_json_of_no_rows() -> None:
     written: list[bytes] = []
-    make_writer("json", written.append, width=None, encoding="utf-8", classes=()).finish()
+    make_writer("json", written.append, width=None, encoding="utf-8").finish()
     assert json.loads(b"".join(written)) == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ COLUMNS = (
     "height",
     "quality",
     "quality_std",
+    "word",
     "raw",
     "distortion",
     "probabilities",
@@ -38,6 +39,7 @@ def score_row(path: str, score: Score) -> Row:
         "height": score.meta["height"],
         "quality": round(score.quality, _DECIMALS),
         "quality_std": round(score.quality_std, _DECIMALS),
+        "word": score.word,
         "raw": round(score.raw, _DECIMALS),
         "distortion": score.distortion,
         "probabilities": {name: round(p, _DECIMALS) for name, p in score.probabilities.items()},
@@ -60,11 +62,20 @@ class RowWriter(Protocol):
     def finish(self) -> None: ...
 
 
-def make_writer(format: str, write: Write, *, width: int | None, encoding: str, classes: tuple[str, ...]) -> RowWriter:
+def make_writer(
+    format: str,
+    write: Write,
+    *,
+    width: int | None,
+    encoding: str,
+    classes: Iterable[str] = (),
+    words: Iterable[str] = (),
+) -> RowWriter:
     """A writer that passes bytes to ``write``, each row whole.
 
     width: columns of the terminal for the table, None for no limit. encoding: of the table; the rest is UTF-8.
-    classes: the distortion types, for the width of their column in the table.
+    classes, words: the weights' distortion types and words for quality, for the widths of their columns in the table,
+        which does without where there are none.
     """
     if format == "json":
         return JsonWriter(write)
@@ -72,7 +83,7 @@ def make_writer(format: str, write: Write, *, width: int | None, encoding: str, 
         return JsonLinesWriter(write)
     if format == "csv":
         return CsvWriter(write)
-    return TableWriter(write, width, encoding, classes)
+    return TableWriter(write, width, encoding, classes, words)
 
 
 def _json(value: object) -> str:
@@ -147,12 +158,15 @@ class TableWriter:
 
     _ERROR_INDENT = "  failed  "
 
-    def __init__(self, write: Write, width: int | None, encoding: str, classes: tuple[str, ...]) -> None:
+    def __init__(
+        self, write: Write, width: int | None, encoding: str, classes: Iterable[str], words: Iterable[str]
+    ) -> None:
         self._write = write
         self._width = width
         self._encoding = encoding
-        self._kind_width = max([len("distortion"), *map(len, classes)]) if classes else 0
-        self._line(self._columns("quality", "+/-", "distortion", "prob", "size") + "path")
+        self._kind_width = _column_width("distortion", classes)
+        self._word_width = _column_width("word", words)
+        self._line(self._columns("quality", "+/-", "word", "distortion", "prob", "size") + "path")
 
     def row(self, row: Row) -> None:
         if row["error"] is not None:
@@ -162,6 +176,7 @@ class TableWriter:
         start = self._columns(
             f"{row['quality']:.2f}",
             f"{row['quality_std']:.2f}",
+            row["word"] or "",
             kind,
             f"{row['probabilities'].get(kind, 0):.2f}",
             f"{row['width']}x{row['height']}",
@@ -173,9 +188,10 @@ class TableWriter:
     def finish(self) -> None:
         pass
 
-    def _columns(self, quality: str, std: str, kind: str, probability: str, size: str) -> str:
+    def _columns(self, quality: str, std: str, word: str, kind: str, probability: str, size: str) -> str:
+        words = f"  {word:<{self._word_width}}" if self._word_width else ""
         kinds = f"  {kind:<{self._kind_width}}  {probability:>4}" if self._kind_width else ""
-        return f"{quality:>7}  {std:>5}{kinds}  {size:>9}  "
+        return f"{quality:>7}  {std:>5}{words}{kinds}  {size:>9}  "
 
     def _failed(self, message: str) -> None:
         indent = self._ERROR_INDENT
@@ -190,6 +206,12 @@ class TableWriter:
 
     def _line(self, line: str) -> None:
         self._write(line.rstrip().encode(self._encoding, "backslashreplace") + b"\n")
+
+
+def _column_width(heading: str, entries: Iterable[str]) -> int:
+    """Of a column with these entries; 0 where there are none, and it is left out."""
+    lengths = [len(entry) for entry in entries]
+    return max(len(heading), *lengths) if lengths else 0
 
 
 def printable(text: str) -> str:

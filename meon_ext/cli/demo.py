@@ -53,7 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     rows: list[tuple[str, Row]] = []
     with open_sink(None, arguments.format) as sink:
         writer = make_writer(
-            arguments.format, sink.write, width=sink.width, encoding=sink.encoding, classes=weights.classes
+            arguments.format,
+            sink.write,
+            width=sink.width,
+            encoding=sink.encoding,
+            classes=weights.classes,
+            words=dict(weights.words),
         )
         for photograph in PHOTOGRAPHS:
             for kind, picture in variants(folder / f"{photograph}.png"):

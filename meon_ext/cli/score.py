@@ -61,7 +61,12 @@ def run(arguments: argparse.Namespace) -> int:
     format = format_of(arguments.output, arguments.format)
     with open_sink(arguments.output, format) as sink:
         writer = make_writer(
-            format, sink.write, width=sink.width, encoding=sink.encoding, classes=scorer.weights.classes
+            format,
+            sink.write,
+            width=sink.width,
+            encoding=sink.encoding,
+            classes=scorer.weights.classes,
+            words=dict(scorer.weights.words),
         )
         show_progress = sink.is_file and not arguments.quiet and sys.stderr.isatty()
         tally = Tally(scorer.weights.name, arguments.fail_under, show_progress)
