@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -22,6 +23,8 @@ class ChunkedSum {
     constexpr int64_t kMaxBytes = int64_t{64} << 20;
     const int64_t fit = kMaxBytes / (std::max<int64_t>(width, 1) * static_cast<int64_t>(sizeof(double)));
     chunks_ = std::min((count + least - 1) / least, std::clamp<int64_t>(fit, 1, kMaxChunks));
+    // Few chunks of many items: as many as two, four or eight threads share evenly. Of three, one thread would do two.
+    if (least > 1) chunks_ = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(chunks_)));
     partials_.reset(new double[static_cast<size_t>(chunks_ * width)]);
     started_.resize(static_cast<size_t>(chunks_));
   }
