@@ -43,7 +43,9 @@ def main() -> None:
     if not (scores := Path(config.synthesis.scores)).exists():
         cache = PictureCache(config.cache, int(config.cache_gib * (1 << 30)))
         print(f"{write_scores(config, scores, cache, arguments.jobs)} pictures judged: {scores}")
-    _link_held_out(gather(config).joint["test"], arguments.out / "held-out")
+    # People's scores as they gave them, whatever scale training takes them to.
+    own = replace(config, data=tuple(replace(data, scale=()) for data in config.data))
+    _link_held_out(gather(own).joint["test"], arguments.out / "held-out")
     done = resume(arguments.out) if (arguments.out / CONFIG_FILE).exists() else train(config, arguments.out)
     print(done.summary)
     if arguments.ship and done.weights is not None:

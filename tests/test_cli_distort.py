@@ -46,7 +46,7 @@ def test_sheet(picture: Path, tmp_path: Path) -> None:
             assert (cell[20:] == made[20:]).all(), (name, column)  # above stands the level's parameter
 
 
-def test_sheet_shows_scattered_damage_where_it_is(tmp_path: Path) -> None:
+def test_sheet_shows_scattered_damage_where_it_is() -> None:
     """Level 1 spoils a few blocks of a wide picture: those that leave the middle alone are seen nevertheless."""
     clean = np.random.default_rng(2).integers(0, 256, (300, 1500, 3), np.uint8)
     seen = 0

@@ -65,8 +65,12 @@ def test_more_damage_is_worse(scorer: Scorer, name: str) -> None:
         picture = load_image(path).pixels
         qualities = [scorer.score(distortions.distort(picture, name, level)).quality for level in distortions.LEVELS]
         assert all(better > worse for better, worse in zip(qualities, qualities[2:], strict=False)), (path, qualities)
-        # The astronaut, a noisy scan, is no better than fair to good to the default.
-        assert scorer.score(picture).quality > max(qualities[2], qualities[3] + 10)
+        clean = scorer.score(picture).quality
+        if (scorer.weights.name, path.stem) == ("meon", "astronaut"):
+            # A noisy scan, which is no better than fair to good to the default.
+            assert clean > max(qualities[2], qualities[3] + 10)
+        else:
+            assert clean > qualities[2] + 10
 
 
 def test_the_demonstration_is_sensible(capfd: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from meon_ext.scoring import Score
+    from meon_ext.weights_io import WeightsFile
 
 FORMATS = ("table", "json", "jsonl", "csv")
 COLUMNS = (
@@ -68,14 +69,12 @@ def make_writer(
     *,
     width: int | None,
     encoding: str,
-    classes: Iterable[str] = (),
-    words: Iterable[str] = (),
+    weights: WeightsFile | None = None,
 ) -> RowWriter:
     """A writer that passes bytes to ``write``, each row whole.
 
     width: columns of the terminal for the table, None for no limit. encoding: of the table; the rest is UTF-8.
-    classes, words: the weights' distortion types and words for quality, for the widths of their columns in the table,
-        which does without where there are none.
+    weights: whose distortion types and words for quality the table has columns for.
     """
     if format == "json":
         return JsonWriter(write)
@@ -83,6 +82,7 @@ def make_writer(
         return JsonLinesWriter(write)
     if format == "csv":
         return CsvWriter(write)
+    classes, words = (weights.classes, dict(weights.words)) if weights is not None else ((), ())
     return TableWriter(write, width, encoding, classes, words)
 
 

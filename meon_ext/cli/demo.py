@@ -52,14 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
         _make_folder(arguments.output)
     rows: list[tuple[str, Row]] = []
     with open_sink(None, arguments.format) as sink:
-        writer = make_writer(
-            arguments.format,
-            sink.write,
-            width=sink.width,
-            encoding=sink.encoding,
-            classes=weights.classes,
-            words=dict(weights.words),
-        )
+        writer = make_writer(arguments.format, sink.write, width=sink.width, encoding=sink.encoding, weights=weights)
         for photograph in PHOTOGRAPHS:
             for kind, picture in variants(folder / f"{photograph}.png"):
                 path = f"{photograph}-{kind}.png"

@@ -60,14 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
     silence_pillow()
     format = format_of(arguments.output, arguments.format)
     with open_sink(arguments.output, format) as sink:
-        writer = make_writer(
-            format,
-            sink.write,
-            width=sink.width,
-            encoding=sink.encoding,
-            classes=scorer.weights.classes,
-            words=dict(scorer.weights.words),
-        )
+        writer = make_writer(format, sink.write, width=sink.width, encoding=sink.encoding, weights=scorer.weights)
         show_progress = sink.is_file and not arguments.quiet and sys.stderr.isatty()
         tally = Tally(scorer.weights.name, arguments.fail_under, show_progress)
         try:
