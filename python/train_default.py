@@ -3,17 +3,23 @@
 python python/train_default.py meon --pristine PHOTOS --biq2021 BIQ2021 --out runs/meon
 python python/train_default.py meon-classic --pristine PHOTOS --out runs/meon-classic
 
-Each step is left out where its result is in --out already: scores by a teacher for the pictures that are made from the
-pristine photographs (teacher.csv); links to the scenes that are held out for testing (held-out/pristine, and
-held-out/biq2021 with mos.csv), for meon eval; training (python/configs/NAME.toml). With --ship the result is copied to
-meon_ext/weights, whose cards say what the data are.
+Each step is left out where its result is in --out already: the clean photographs of both training parts at a reduced
+size, where those of BIQ2021 have lost the traces of their JPEG coding, as further pristine ones to learn from
+(reduced); scores by a teacher for the pictures that are made from pristine photographs (teacher.csv); links to the
+scenes of validation and to those that are held out for testing (validation/pristine, and validation/biq2021 with
+mos.csv; the same below held-out), for meon eval; training (python/configs/NAME.toml). With --ship the result is copied
+to meon_ext/weights, whose cards say what the data are.
 """
 
 import argparse
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from meon_ext.training import TrainConfig, config_from_mapping, load_config, resume, train
+from PIL import Image
+
+from meon_ext.datasets import Dataset, load_dataset, split
+from meon_ext.training import SplitConfig, TrainConfig, config_from_mapping, load_config, resume, train
 from meon_ext.training.cache import PictureCache
 from meon_ext.training.run import CONFIG_FILE
 from meon_ext.training.samples import Samples, gather
@@ -32,20 +38,23 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--jobs", type=int, default=2, help="processes that make and judge pictures (default: 2)")
     parser.add_argument("--threads", type=int, default=0, help="of training (default: torch's choice)")
+    parser.add_argument("--workers", type=int, default=0, help="processes that load pictures beside it (default: 0)")
     parser.add_argument("--pretrained", type=Path, help="checkpoint of step 1 of another run, to begin step 2 with")
     parser.add_argument("--ship", action="store_true", help="copy the result to meon_ext/weights")
     arguments = parser.parse_args()
     if (arguments.name == "meon") != (arguments.biq2021 is not None):
         parser.error("meon needs --biq2021, and meon-classic does without")
 
-    config = _config(arguments)
     arguments.out.mkdir(parents=True, exist_ok=True)
+    config = _config(arguments)
     if not (scores := Path(config.synthesis.scores)).exists():
         cache = PictureCache(config.cache, int(config.cache_gib * (1 << 30)))
         print(f"{write_scores(config, scores, cache, arguments.jobs)} pictures judged: {scores}")
     # People's scores as they gave them, whatever scale training takes them to.
     own = replace(config, data=tuple(replace(data, scale=()) for data in config.data))
-    _link_held_out(gather(own).joint["test"], arguments.out / "held-out")
+    parts = gather(own).joint
+    for part, name in (("validation", "validation"), ("test", "held-out")):
+        _link(parts[part], arguments.out / name)
     done = resume(arguments.out) if (arguments.out / CONFIG_FILE).exists() else train(config, arguments.out)
     print(done.summary)
     if arguments.ship and done.weights is not None:
@@ -55,7 +64,7 @@ def main() -> None:
         print(f"{path}: SHA-256 {write_weights(path, replace(weights, words=WORDS, metadata=metadata))}")
 
 
-def _link_held_out(samples: Samples, folder: Path) -> None:
+def _link(samples: Samples, folder: Path) -> None:
     rows = ["# scale: 0 100", "path,mos"]
     for picture, score in zip(samples.pictures, samples.score, strict=True):
         link = folder / ("biq2021" if picture.variant < 0 else "pristine") / Path(picture.path).name
@@ -68,14 +77,37 @@ def _link_held_out(samples: Samples, folder: Path) -> None:
         (folder / "biq2021" / "mos.csv").write_text("\n".join(rows) + "\n")
 
 
+def _write_reduced(sets: Iterable[Dataset], splits: SplitConfig, folder: Path, least_mos: float, side: int) -> None:
+    """The clean photographs of the sets' training parts, reduced to that shorter side, as lossless files."""
+    fractions = (splits.training, splits.validation, splits.test)
+    unfinished = folder.with_suffix(".part")
+    unfinished.mkdir(exist_ok=True)
+    for dataset in sets:
+        for record in split(dataset, fractions, splits.seed)[0].records:
+            if record.score is None or record.score >= least_mos:
+                with Image.open(record.path) as opened:
+                    photograph = opened.convert("RGB")
+                factor = side / min(photograph.size)
+                size = (round(photograph.width * factor), round(photograph.height * factor))
+                reduced = photograph.resize(size, Image.Resampling.LANCZOS)
+                reduced.save(unfinished / f"{dataset.name}-{record.path.stem}.png")
+    unfinished.rename(folder)
+
+
 def _config(arguments: argparse.Namespace) -> TrainConfig:
     path = Path(__file__).parent / "configs" / f"{arguments.name}.toml"
     settings = load_config(path)
+    reduced = settings.pop("reduced", {})
     settings["cache"] = str(arguments.out.parent / "cache")
-    settings["threads"] = arguments.threads
+    settings["threads"], settings["workers"] = arguments.threads, arguments.workers
     settings["pretrained"] = str(arguments.pretrained or "")
     settings["synthesis"] |= {"pristine": [str(arguments.pristine)], "scores": str(arguments.out / "teacher.csv")}
     if arguments.biq2021 is not None:
+        folder = arguments.out / "reduced"
+        if not folder.exists():
+            sets = (load_dataset("biq2021", arguments.biq2021), load_dataset("folder", arguments.pristine))
+            _write_reduced(sets, SplitConfig(**settings["split"]), folder, **reduced)
+        settings["synthesis"]["extra"] = [str(folder)]
         settings["data"] = [{"name": "biq2021", "root": str(arguments.biq2021), **settings.pop("biq2021")}]
     return config_from_mapping(settings, str(path))
 

@@ -81,6 +81,8 @@ def test_toml_gives_the_same_as_json(tmp_path: Path) -> None:
         ({"synthesis": {"scale": [1]}}, "synthesis.scale must have 2 entries, got 1"),
         ({"synthesis": {"types": "jpeg"}}, "synthesis.types must be a list, got 'jpeg'"),
         ({"synthesis": {"side": 255}}, "synthesis.side must be 0 or at least 256"),
+        ({"synthesis": {"extra": ["more"]}}, "synthesis.pristine must be given beside synthesis.extra"),
+        ({"synthesis": {"extra_share": 0}}, "synthesis.extra_share must be over 0 and at most 1, got 0"),
         ({"data": [{"name": "live"}]}, "data.root must be a folder or file"),
         ({"data": [{"root": 3}]}, r"data\[0\].root must be text, got 3"),
         ({"data": []}, "data must be given, or synthesis.pristine"),

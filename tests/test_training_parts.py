@@ -279,6 +279,19 @@ def test_both_halves_of_the_coin_are_thrown(tmp_path: Path) -> None:
     assert sum(mirrored) + sum(same) == 32 and 4 <= sum(same) <= 28  # fails by chance once in 10^5 seeds; this one not
 
 
+def test_all_eight_views_are_shown(tmp_path: Path) -> None:
+    folder = write_scenes(tmp_path / "p", ("a",))
+    samples = _samples(folder, 1)
+    loader = PictureLoader(PictureCache(tmp_path / "c", 1 << 24))
+    straight = Batches(samples, loader, 96, flip=False)[0].crops.numpy()
+    turned = Batches(samples, loader, 96, turn=True)[0].crops.numpy()
+    seen = []
+    for cut, crop in zip(straight, turned, strict=True):
+        views = [np.rot90(side, quarter) for side in (cut, cut[:, ::-1]) for quarter in range(4)]
+        seen.append([np.array_equal(view, crop) for view in views].index(True))
+    assert np.bincount(seen, minlength=8).min() >= 3  # 12 of each on average; the seed is fixed
+
+
 def test_pairs_are_of_one_scene_at_other_levels(tmp_path: Path) -> None:
     folder = write_scenes(tmp_path / "p")
     loader = PictureLoader(PictureCache(tmp_path / "c", 1 << 24))

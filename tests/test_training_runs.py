@@ -45,8 +45,15 @@ def test_a_run_learns_and_its_weights_score(folder: Path) -> None:
     """Noise against blur at the strongest level: what a network that works must tell apart, and grade."""
     step = {"epochs": 8, "batch_size": 10, "crops": 10, "clip": 1.0}
     settings = small_settings(
-        folder, synthesis={"levels": [5]}, pretraining=step, joint=step, ema=0.9, tensorboard=True
+        folder,
+        synthesis={"levels": [5], "extra": [str(folder / "more")]},
+        pretraining=step,
+        joint=step,
+        ema=0.9,
+        turn=True,
+        tensorboard=True,
     )
+    write_scenes(folder / "more", ("m",))
     result = train(config_from_mapping(settings), folder / "run")
     log = read_log(folder / "run" / "log.jsonl")
     for step_name in ("pretraining", "joint"):
@@ -54,6 +61,9 @@ def test_a_run_learns_and_its_weights_score(folder: Path) -> None:
         assert loss[-1] < 0.2 * loss[0]
     assert result.on == "test" and result.table[0]["pictures"] == 3
     assert "weights: " in result.summary and "gaussian_blur" in result.summary
+    tables = json.loads((folder / "run" / "result.json").read_text())
+    assert [row["type"] for row in tables["validation"]] == [row["type"] for row in tables["table"]]
+    assert tables["validation"] != tables["table"] and tables["validation"][0]["pictures"] == 3
     events = list((folder / "run" / "tensorboard" / "joint").glob("events.*"))
     assert bool(events) == (find_spec("tensorboard") is not None)
 
@@ -63,6 +73,7 @@ def test_a_run_learns_and_its_weights_score(folder: Path) -> None:
     assert weights.metadata["data"] == "synthesis" and weights.metadata["seed"] == "0"
     protocol = json.loads(weights.metadata["protocol"])
     assert protocol["joint"]["epochs"] == 8 and protocol["synthesis"]["pristine"] == ["pristine"]
+    assert protocol["synthesis"]["extra"] == ["more"] and str(folder) not in weights.metadata["protocol"]
     assert str(folder) not in json.dumps(dict(weights.metadata))
     seen = Scorer(weights).score(scene(0))
     assert 0 <= seen.quality <= 100 and set(seen.probabilities) == set(weights.classes)

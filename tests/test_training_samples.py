@@ -70,6 +70,39 @@ def test_pristine_pictures_can_be_as_frequent_as_a_type(tmp_path: Path) -> None:
     assert len(made) == 3 * 2 * 3
 
 
+def test_extra_photographs_are_learned_from_alone(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "pristine")
+    more = tuple(f"more-{i:02}" for i in range(40))
+    write_scenes(tmp_path / "more", more)
+    types = ["white_noise", "gaussian_blur", "jpeg", "mean_shift"]
+    plain = {"types": types, "pristine_repeat": 6}
+    without = _gather(tmp_path, synthesis=plain)
+    gathered = _gather(tmp_path, synthesis={**plain, "extra": [str(tmp_path / "more")], "extra_share": 0.5})
+    for step in ("pretraining", "joint"):
+        for part in PARTS:
+            before, after = getattr(without, step)[part], getattr(gathered, step)[part]
+            assert after.pictures[: len(before)] == before.pictures
+            added = after.take(np.arange(len(before), len(after)))
+            assert len(added) == (40 * (2 * 2 + 3) if part == "training" else 0)
+    training = gathered.joint["training"]
+    assert set(training.source) == {0} and gathered.names == ("synthesis",)
+    made: dict[str, set[str]] = {name: set() for name in more}
+    for picture, name, level, pair in zip(
+        training.pictures, training.distortion, training.level, training.pair, strict=True
+    ):
+        if (scene := Path(picture.path).stem) in made and level:
+            made[scene].add(str(name))
+            assert (training.pair == pair).sum() == 2  # both levels of it
+    assert {len(names) for names in made.values()} == {2}  # half of four, not the same for each photograph
+    assert len({tuple(sorted(names)) for names in made.values()}) == 6
+    again = _gather(tmp_path, synthesis={**plain, "extra": [str(tmp_path / "more")], "extra_share": 0.5})
+    assert again.joint["training"].pictures == training.pictures
+    whole = _gather(tmp_path, synthesis={**plain, "extra": [str(tmp_path / "more")]})
+    assert len(whole.joint["training"]) == (3 + 40) * (4 * 2 + 6)
+    with pytest.raises(DatasetError, match=r"another pristine folder has a a\.png too"):
+        _gather(tmp_path, synthesis={"extra": [str(tmp_path / "pristine")]})
+
+
 def test_a_data_set_keeps_its_own_unit(tmp_path: Path, scored: Path) -> None:
     gathered = _gather(tmp_path, data=[{"name": "csv", "root": str(scored), "repeat": 2}])
     assert (gathered.score_name, gathered.scale, gathered.higher_is_better) == ("DMOS", (0.0, 80.0), False)

@@ -70,6 +70,17 @@ def test_the_file_scores_what_the_run_makes(tmp_path: Path) -> None:
         assert rows[key] == pytest.approx(np.mean(scores), abs=0.005 + 1e-9)
 
 
+def test_extra_photographs_are_judged_too(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "pristine")
+    write_scenes(tmp_path / "more", ("m", "n"))
+    path = tmp_path / "teacher.csv"
+    changes = {"scores": str(path), "extra": [str(tmp_path / "more")], "extra_share": 0.5}
+    config = config_from_mapping(small_settings(tmp_path, synthesis=changes))
+    assert write_scores(config, path, PictureCache(tmp_path / "cache", 1 << 27)) == 5 * 5 + 2 * (2 + 1)
+    training = gather(config).joint["training"]
+    assert np.isfinite(training.score).all() and len(training) == 3 * 5 + 2 * (2 + 1)
+
+
 def test_undistorted_is_the_same_cut(tmp_path: Path) -> None:
     write_scenes(tmp_path, ("a",))
     loader = PictureLoader(PictureCache(tmp_path / "none", 0), side=256, seed=2)

@@ -32,7 +32,7 @@ class Batches(Dataset[Batch]):
     batch_size: over all processes. What is left over at the end of an epoch is dropped; fewer pictures than a batch has
         are gone through more than once.
     seed, stream: stream tells steps of one seed apart.
-    flip: mirror half of the crops.
+    flip: mirror half of the crops. turn: turn half of them upside down, and exchange rows and columns of half of them.
     pairs: every second crop is of the picture of the crop before it at another level, if there is one.
     rank, world: this process, and how many there are. Each has the same number of crops, in the order of the batch.
     """
@@ -47,6 +47,7 @@ class Batches(Dataset[Batch]):
         seed: int = 0,
         stream: int = 0,
         flip: bool = True,
+        turn: bool = False,
         pairs: bool = False,
         rank: int = 0,
         world: int = 1,
@@ -60,6 +61,7 @@ class Batches(Dataset[Batch]):
         self._batch_size = batch_size
         self._seed = (seed, stream)
         self._flip = flip
+        self._turn = turn
         self._partners = _Partners(samples.pair) if pairs else None
         self._share = slice(rank * batch_size // world, (rank + 1) * batch_size // world)
         self._drawn = batch_size // 2 if pairs else batch_size
@@ -70,6 +72,7 @@ class Batches(Dataset[Batch]):
         random = np.random.default_rng([*self._seed, 1, update])
         places = self._places(update, random)[self._share]
         draws = random.random((self._batch_size, 3))[self._share]
+        turns = random.random((self._batch_size, 2))[self._share] if self._turn else np.ones((len(places), 2))
         # Written straight into shared memory where a worker makes it, as torch's own collate does.
         crops = _empty(len(places))
         array = crops.numpy()
@@ -80,6 +83,10 @@ class Batches(Dataset[Batch]):
             array[i] = pixels[y : y + CROP_SIZE, x : x + CROP_SIZE]
             if self._flip and side < 0.5:
                 crops[i] = crops[i].flip(1)  # 30 times as fast as NumPy's
+            if turns[i, 0] < 0.5:
+                crops[i] = crops[i].flip(0)
+            if turns[i, 1] < 0.5:
+                crops[i] = crops[i].transpose(0, 1).contiguous()
         return Batch(crops, torch.from_numpy(places))
 
     def _places(self, update: int, random: np.random.Generator) -> NDArray[np.int64]:

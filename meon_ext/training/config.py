@@ -52,6 +52,9 @@ class SynthesisConfig:
     """Distorted pictures made from pristine ones, in the workers that load them.
 
     pristine: clean photographs: files, and folders with all below them.
+    extra: further ones, to learn from alone: none of their scenes is held out, whatever the split. extra_share: which
+        share of the types each of these has, drawn at random for each, and which share of the pristine cuts; where
+        they are many it bounds the cost.
     types: names from ``meon_ext.distortions.TYPES``; "all" takes those that this Pillow can make. Pristine pictures
         are a further class.
     levels: which of the levels 1 to 5.
@@ -72,6 +75,8 @@ class SynthesisConfig:
     """
 
     pristine: tuple[str, ...] = ()
+    extra: tuple[str, ...] = ()
+    extra_share: float = 1.0
     types: tuple[str, ...] = ("jpeg2000", "jpeg", "white_noise", "gaussian_blur")
     levels: tuple[int, ...] = (1, 2, 3, 4, 5)
     side: int = 384
@@ -89,6 +94,8 @@ class SynthesisConfig:
         _require(len(set(self.types)) == len(self.types), "synthesis.types", "without repetition", self.types)
         allowed = set(self.levels) <= {1, 2, 3, 4, 5} and len(set(self.levels)) == len(self.levels)
         _require(allowed and bool(self.levels), "synthesis.levels", "distinct levels from 1 to 5", self.levels)
+        _require(not self.extra or bool(self.pristine), "synthesis.pristine", "given beside synthesis.extra", ())
+        _require(0 < self.extra_share <= 1, "synthesis.extra_share", "over 0 and at most 1", self.extra_share)
         _require(self.side == 0 or self.side >= CROP_SIZE, "synthesis.side", f"0 or at least {CROP_SIZE}", self.side)
         low, high = self.scale
         _require(0.1 <= low <= high <= 4, "synthesis.scale", "two factors in order, within 0.1 to 4", self.scale)
@@ -180,8 +187,10 @@ class TrainConfig:
     joint: step 2. type_weight: lambda of ``L1 + lambda * cross-entropy``; the L1 loss is in standard deviations of
         the training scores. rank_weight: of the loss on pairs of levels, see ``losses.ranking``; rank_margin: its
         margin, in the same unit. ema: decay of the running average of weights that is validated and kept; 0 for none.
-    flip: mirror half of the crops. validation_crops: of a picture at most, in validation and test. validation_pictures:
-        at most, after each epoch; calibration and test take all.
+    flip: mirror half of the crops. turn: also turn half of them upside down, and exchange rows and columns of half of
+        them: of each crop there are then eight views.
+    validation_crops: of a picture at most, in validation and test. validation_pictures: at most, after each epoch;
+        calibration and test take all.
     seed: of weights and order. deterministic: refuse operations whose result may change from run to run.
     device: "auto" (the first GPU, else the CPU), "cpu" or "cuda[:N]". amp: bfloat16 autocast. threads: of a process on
         the CPU, 0 for torch's choice. workers: processes that load pictures, 0 for none.
@@ -205,6 +214,7 @@ class TrainConfig:
     rank_margin: float = 0.1
     ema: float = 0.0
     flip: bool = True
+    turn: bool = False
     validation_crops: int = 16
     validation_pictures: int = 2000
     seed: int = 0

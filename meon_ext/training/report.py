@@ -48,20 +48,19 @@ def write_result(model: MEON, gathered: Gathered, steps: Steps, folder: Path) ->
     # With fusion the probabilities weigh the scores, so everything after this sees the calibrated ones.
     divide_logits_(model, temperature)
     model.score_name = gathered.score_name
-    model.mapping = fit_mapping(
-        steps.predict(model, validation).quality, validation.score, gathered.scale, gathered.higher_is_better
-    )
+    validated = steps.predict(model, validation)
+    model.mapping = fit_mapping(validated.quality, validation.score, gathered.scale, gathered.higher_is_better)
     model.save_pretrained(folder / WEIGHTS_FILE, _metadata(steps.config, gathered, temperature))
 
     on, samples = _held_out(gathered.joint)
-    found = steps.predict(model, samples)
-    rows = evaluate.table(found, samples, gathered.classes)
+    found = steps.predict(model, samples) if on == "test" else validated
     result: dict[str, Any] = {
         "on": on,
         "score_name": gathered.score_name,
         "scale": gathered.scale,
         "higher_is_better": gathered.higher_is_better,
-        "table": [{k: None if v != v else v for k, v in row.items()} for row in rows],
+        "table": _rows(found, samples, gathered),
+        "validation": _rows(validated, validation, gathered),
         "temperature": temperature,
     }
     labels = samples.labels(classes)
@@ -69,6 +68,11 @@ def write_result(model: MEON, gathered: Gathered, steps: Steps, folder: Path) ->
         probabilities = found.probabilities()[labels >= 0]
         result["calibration_error"] = metrics.expected_calibration_error(probabilities, labels[labels >= 0])
     write_whole(folder / RESULT_FILE, (json.dumps(result, indent=2) + "\n").encode())
+
+
+def _rows(found: evaluate.Predictions, samples: Samples, gathered: Gathered) -> list[dict[str, str | float | None]]:
+    rows = evaluate.table(found, samples, gathered.classes)
+    return [{k: None if v != v else v for k, v in row.items()} for row in rows]
 
 
 def read_result(model: MEON, folder: Path) -> TrainResult:
@@ -116,8 +120,9 @@ def _protocol(config: TrainConfig) -> dict[str, Any]:
     settings = asdict(config)
     for name in ("cache", "cache_gib", "workers", "threads", "tensorboard", "device", "checkpoint_steps", "pretrained"):
         del settings[name]
-    settings["data"] = [{"name": d.name, "repeat": d.repeat} for d in config.data]
-    settings["synthesis"]["pristine"] = [Path(p).name for p in config.synthesis.pristine]
+    settings["data"] = [{"name": d.name, "repeat": d.repeat, "scale": d.scale} for d in config.data]
+    for name in ("pristine", "extra"):
+        settings["synthesis"][name] = [Path(p).name for p in getattr(config.synthesis, name)]
     settings["synthesis"]["scores"] = Path(config.synthesis.scores).name
     return settings
 

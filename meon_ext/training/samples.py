@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -97,17 +98,17 @@ def gather(config: TrainConfig) -> Gathered:
     Raises ConfigError and DatasetError with everything that is missing or does not fit.
     """
     sets = [_load(data) for data in config.data]
-    synthetic = synthesis_dataset(config.synthesis) if config.synthesis.pristine else None
+    synthetic = synthesis_datasets(config.synthesis) if config.synthesis.pristine else None
     joint = [_Source(d, c.repeat) for d, c in zip(sets, config.data, strict=True)]
     if synthetic is not None and (config.synthesis.joint or not sets):
-        joint.append(_Source(synthetic, config.synthesis.repeat, *_variants(config.synthesis)))
+        joint.append(_synthetic(config.synthesis, synthetic, config.synthesis.repeat))
     joint = [replace(source, dataset=_with_references(source.dataset)) for source in joint]
     if len(joint) == 1:
         unit = joint[0].dataset
     else:
         joint = [replace(source, dataset=_as_quality(source.dataset)) for source in joint]
         unit = joint[0].dataset
-    first = [_Source(synthetic, 1, *_variants(config.synthesis))] if synthetic is not None else joint
+    first = [_synthetic(config.synthesis, synthetic, 1)] if synthetic is not None else joint
     joint_parts, first_parts = (_parts(sources, config.split) for sources in (joint, first))
     kinds = _kinds(first_parts.values(), config)
     classes = _classes([*joint_parts.values(), *first_parts.values()], config)
@@ -125,8 +126,9 @@ def gather(config: TrainConfig) -> Gathered:
     )
 
 
-def synthesis_dataset(config: SynthesisConfig) -> Dataset:
-    """The pictures that step 1 is to make, as a data set whose scores are the teacher's or the stand-in's."""
+def synthesis_datasets(config: SynthesisConfig) -> tuple[Dataset, Dataset]:
+    """The pictures that step 1 is to make, as data sets whose scores are the teacher's or the stand-in's: those of the
+    photographs that are split, and those of the photographs to learn from alone."""
     types = tuple(distortions.TYPES) if config.types == ("all",) else config.types
     unknown = [name for name in types if name not in distortions.TYPES]
     if unknown:
@@ -137,33 +139,50 @@ def synthesis_dataset(config: SynthesisConfig) -> Dataset:
         raise ConfigError(f"synthesis.types: this Pillow cannot make {', '.join(lacking)}; install a newer Pillow")
     types = tuple(name for name in types if name not in lacking)
     pristine: dict[str, Record] = {}
-    for place in config.pristine:
+    extra: set[str] = set()
+    for place, further in [*((p, False) for p in config.pristine), *((p, True) for p in config.extra)]:
         for record in _pristine(Path(place)):
             if record.group in pristine:
                 raise DatasetError(f"{record.path}: another pristine folder has a {record.group} too; rename one")
             pristine[record.group] = record
+            if further:
+                extra.add(record.group)
     teacher = _teacher(Path(config.scores)) if config.scores else None
-    records, missing = [], []
+    records: tuple[list[Record], list[Record]] = ([], [])
+    missing = []
     for record in pristine.values():
-        for name, level in [(PRISTINE, 0), *((name, level) for name in types for level in config.levels)]:
+        made = _share(types, config, record.group) if record.group in extra else types
+        for name, level in [(PRISTINE, 0), *((name, level) for name in made for level in config.levels)]:
             score: float | None = 100 - _SURROGATE_STEP * level
             if teacher is not None:
                 score = teacher.get((record.group, name, level), teacher.get((record.path.name, name, level)))
                 if score is None:
                     missing.append(f"{record.group}, {name}, level {level}")
-            records.append(replace(record, score=score, distortion=name, level=level or None, reference=record.path))
+            records[record.group in extra].append(
+                replace(record, score=score, distortion=name, level=level or None, reference=record.path)
+            )
     if missing:
         shown = "\n  ".join(missing[:_SHOWN])
         raise DatasetError(
             f"{config.scores}: {len(missing)} pictures have no score:\n  {shown}\nWrite a row for each, or leave out "
             "synthesis.scores"
         )
-    return Dataset("synthesis", Path(config.pristine[0]), tuple(records), "quality", (0.0, 100.0), True)
+    root = Path(config.pristine[0])
+    split_up, alone = (Dataset("synthesis", root, tuple(part), "quality", (0.0, 100.0), True) for part in records)
+    return split_up, alone
 
 
-def _variants(config: SynthesisConfig) -> tuple[int, int]:
-    """In how many variants each distorted picture is made, and each pristine one."""
-    return config.variants, config.variants * config.pristine_repeat
+def _share(types: Sequence[str], config: SynthesisConfig, group: str) -> tuple[str, ...]:
+    """A share of the types, at least one: which, the photograph's name decides."""
+    name = zlib.crc32(group.encode("utf-8", "surrogateescape"))
+    count = max(1, round(config.extra_share * len(types)))
+    chosen = np.random.default_rng([config.seed, name]).permutation(len(types))[:count]
+    return tuple(types[i] for i in sorted(chosen))
+
+
+def _synthetic(config: SynthesisConfig, sets: tuple[Dataset, Dataset], repeat: int) -> _Source:
+    pristine = config.variants * config.pristine_repeat
+    return _Source(sets[0], repeat, config.variants, pristine, sets[1], max(1, round(config.extra_share * pristine)))
 
 
 def _pristine(place: Path) -> tuple[Record, ...]:
@@ -174,12 +193,21 @@ def _pristine(place: Path) -> tuple[Record, ...]:
 
 @dataclass(frozen=True)
 class _Source:
-    """A data set, how often an epoch goes through it, and in how many variants its pictures are made (0: as files)."""
+    """A data set, how often an epoch goes through it, and in how many variants its pictures are made (0: as files).
+    extra: further pictures of it, for training whatever the split, with so many variants of their pristine ones."""
 
     dataset: Dataset
     repeat: int
     variants: int = 0
     pristine_variants: int = 0
+    extra: Dataset | None = None
+    extra_pristine_variants: int = 0
+
+    def learned_alone(self) -> list[tuple[Dataset, _Source]]:
+        """What is added to the training part."""
+        if self.extra is None:
+            return []
+        return [(self.extra, replace(self, pristine_variants=self.extra_pristine_variants))]
 
 
 def _load(data: DataConfig) -> Dataset:
@@ -227,16 +255,20 @@ def _with_references(dataset: Dataset) -> Dataset:
 def _parts(sources: Sequence[_Source], config: SplitConfig) -> dict[str, Samples]:
     fractions = [f for f in (config.training, config.validation, config.test) if f > 0]
     parted = [split(source.dataset, fractions, config.seed) for source in sources]
-    return {
-        name: _samples([(part[i], source) for part, source in zip(parted, sources, strict=True)])
-        for i, name in enumerate(PARTS[: len(fractions)])
-    }
+    found = {}
+    for i, name in enumerate(PARTS[: len(fractions)]):
+        parts = [[(part[i], source)] for part, source in zip(parted, sources, strict=True)]
+        if name == "training":
+            parts = [part + source.learned_alone() for part, source in zip(parts, sources, strict=True)]
+        found[name] = _samples(parts)
+    return found
 
 
-def _samples(parts: Iterable[tuple[Dataset, _Source]]) -> Samples:
+def _samples(parts: Iterable[Iterable[tuple[Dataset, _Source]]]) -> Samples:
+    """parts: what there is of each source."""
     pictures, names, levels, scores, places, repeats, pairs = [], [], [], [], [], [], []
     numbers: dict[object, int] = {}
-    for place, (dataset, source) in enumerate(parts):
+    for place, dataset, source in ((i, *one) for i, part in enumerate(parts) for one in part):
         for record in dataset.records:
             count = source.pristine_variants if record.distortion == PRISTINE else source.variants
             for variant in range(count) if source.variants else (-1,):

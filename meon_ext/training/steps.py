@@ -127,6 +127,7 @@ class Steps:
             seed=self.config.seed,
             stream=("pretraining", "joint").index(name),
             flip=self.config.flip,
+            turn=self.config.turn,
             pairs=name == "joint" and self.config.rank_weight > 0,
             rank=self.group.rank,
             world=self.group.world,

@@ -19,7 +19,7 @@ from meon_ext.training.cache import PictureCache
 from meon_ext.training.config import TrainConfig
 from meon_ext.training.pictures import PRISTINE, Picture, PictureLoader
 from meon_ext.training.progress import Progress
-from meon_ext.training.samples import synthesis_dataset
+from meon_ext.training.samples import synthesis_datasets
 
 # DMOS of MDSI, fitted by ``python/fit_full_reference.py`` to those pictures of LIVE whose references are of Kodak's
 # PhotoCD, which are in the public domain.
@@ -58,7 +58,7 @@ def write_scores(config: TrainConfig, path: str | os.PathLike[str], cache: Pictu
     """
     synthesis = replace(config.synthesis, scores="")
     loader = PictureLoader.of(synthesis, cache)
-    records = synthesis_dataset(synthesis).records
+    records = [record for part in synthesis_datasets(synthesis) for record in part.records]
     # Of a picture without distortion one variant will do: all have the score of equal pictures.
     work = [
         [
