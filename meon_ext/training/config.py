@@ -152,6 +152,8 @@ class StepConfig:
         ("constant").
     weight_decay: as AdamW has it, on weights of convolutions and linear layers only.
     clip: the greatest norm of the gradient; 0 for no limit.
+    keep: the network of the epoch that validation finds "best", or that of the "last", when the learning rate has
+        fallen: the better choice where validation pictures are so few that epochs differ by chance.
     """
 
     optimizer: Literal["adam", "soap"] = "adam"
@@ -163,6 +165,7 @@ class StepConfig:
     warmup: float = 0.0
     weight_decay: float = 0.0
     clip: float = 0.0
+    keep: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
         _require(self.epochs >= 0, "epochs", "at least 0", self.epochs)

@@ -88,7 +88,7 @@ def _optimizer(config: StepConfig, model: MEON) -> torch.optim.Optimizer:
 def optimise(
     step: Step, model: MEON, config: TrainConfig, folder: Path, group: Processes, journal: Journal, resume: bool
 ) -> None:
-    """Train ``model``, in place, and leave it as it was best on validation.
+    """Train ``model``, in place, and leave it as it was best on validation, or as it was last (``StepConfig.keep``).
 
     folder: of checkpoints: "last.safetensors" and "best-STEP.safetensors". resume: go on from the last one.
     Raises TrainingError when the loss is no longer finite or a checkpoint cannot be written or read, and
@@ -205,7 +205,7 @@ class _Run:
             value, figures = self._step.validate(model)
             self._journal.write(self._step.name, self._update, **figures)
             # Of equals the last: it has learned for longer, and few validation pictures give equal values often.
-            if value >= self._best:
+            if value >= self._best or self._step.config.keep == "last":
                 path = self._folder / f"best-{self._step.name}.safetensors"
                 write_checkpoint(path, model.state_dict(), {**self._step.describe, "update": self._update})
         self._best = max(self._best, self._group.shared(value))
