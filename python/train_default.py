@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from meon_ext.datasets import Dataset, load_dataset, split
-from meon_ext.training import SplitConfig, TrainConfig, config_from_mapping, load_config, resume, train
+from meon_ext.training import SplitConfig, TrainConfig, TrainResult, config_from_mapping, load_config, resume, train
 from meon_ext.training.cache import PictureCache
 from meon_ext.training.run import CONFIG_FILE
 from meon_ext.training.samples import Samples, gather
@@ -46,7 +46,7 @@ def main() -> None:
         parser.error("meon needs --biq2021, and meon-classic does without")
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    config = _config(arguments)
+    config, finish = _config(arguments)
     if not (scores := Path(config.synthesis.scores)).exists():
         cache = PictureCache(config.cache, int(config.cache_gib * (1 << 30)))
         print(f"{write_scores(config, scores, cache, arguments.jobs)} pictures judged: {scores}")
@@ -55,13 +55,19 @@ def main() -> None:
     parts = gather(own).joint
     for part, name in (("validation", "validation"), ("test", "held-out")):
         _link(parts[part], arguments.out / name)
-    done = resume(arguments.out) if (arguments.out / CONFIG_FILE).exists() else train(config, arguments.out)
+    done = _train(config, arguments.out)
+    if finish is not None:
+        done = _train(finish, arguments.out / "finish")
     print(done.summary)
     if arguments.ship and done.weights is not None:
         weights = read_weights(done.weights)
         metadata = {**weights.metadata, "card": f"meon_ext/weights/{arguments.name}.md"}
         path = WEIGHTS_FOLDER / f"{arguments.name}{SUFFIX}"
         print(f"{path}: SHA-256 {write_weights(path, replace(weights, words=WORDS, metadata=metadata))}")
+
+
+def _train(config: TrainConfig, folder: Path) -> TrainResult:
+    return resume(folder) if (folder / CONFIG_FILE).exists() else train(config, folder)
 
 
 def _link(samples: Samples, folder: Path) -> None:
@@ -94,10 +100,11 @@ def _write_reduced(sets: Iterable[Dataset], splits: SplitConfig, folder: Path, l
     unfinished.rename(folder)
 
 
-def _config(arguments: argparse.Namespace) -> TrainConfig:
+def _config(arguments: argparse.Namespace) -> tuple[TrainConfig, TrainConfig | None]:
+    """Of the run, and of the one that goes on from its network with fewer of the types that ``finish`` calls rare."""
     path = Path(__file__).parent / "configs" / f"{arguments.name}.toml"
     settings = load_config(path)
-    reduced = settings.pop("reduced", {})
+    reduced, finish = settings.pop("reduced", {}), settings.pop("finish", {})
     settings["cache"] = str(arguments.out.parent / "cache")
     settings["threads"], settings["workers"] = arguments.threads, arguments.workers
     settings["pretrained"] = str(arguments.pretrained or "")
@@ -109,7 +116,13 @@ def _config(arguments: argparse.Namespace) -> TrainConfig:
             _write_reduced(sets, SplitConfig(**settings["split"]), folder, **reduced)
         settings["synthesis"]["extra"] = [str(folder)]
         settings["data"] = [{"name": "biq2021", "root": str(arguments.biq2021), **settings.pop("biq2021")}]
-    return config_from_mapping(settings, str(path))
+    config = config_from_mapping(settings, str(path))
+    if not finish:
+        return config, None
+    settings["pretrained"] = str(arguments.out / "checkpoints" / "best-joint.safetensors")
+    settings["synthesis"]["rare"] = finish.pop("rare")
+    settings["joint"] |= finish
+    return config, config_from_mapping(settings, str(path))
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from meon_ext import MEON, Scorer
 from meon_ext.cli import main
 from meon_ext.errors import ConfigError, DatasetError, TrainingError
 from meon_ext.training import config_from_mapping, optimise, resume, train
-from meon_ext.training.checkpoint import read_checkpoint, write_checkpoint
+from meon_ext.training.checkpoint import read_checkpoint, under, write_checkpoint
 from meon_ext.training.journal import read_log
 from meon_ext.weights_io import read_weights
 
@@ -160,6 +160,39 @@ def test_a_resumed_run_still_knows_its_best(folder: Path, monkeypatch: pytest.Mo
     resume(folder / "run")
     assert read_checkpoint(last)[1]["update"] == 9
     assert read_checkpoint(last.with_name("best-joint.safetensors"))[1]["update"] == 3
+
+
+def test_the_last_epoch_may_be_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a value on record that no later epoch reaches, the last is kept all the same."""
+    joint = {"epochs": 3, "batch_size": 4, "keep": "last"}
+    settings = small_settings(folder, pretraining={"epochs": 0}, joint=joint, ema=0.5)
+    _interrupt_after(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(config_from_mapping(settings), folder / "run")
+    last = folder / "run" / "checkpoints" / "last.safetensors"
+    tensors, state = read_checkpoint(last)
+    write_checkpoint(last, tensors, {**state, "best": 2.0})
+    resume(folder / "run")
+    kept, state = read_checkpoint(last.with_name("best-joint.safetensors"))
+    assert state["update"] == 9
+    average = under("average", read_checkpoint(last)[0])
+    assert average.keys() == kept.keys() and all(np.array_equal(average[name], kept[name]) for name in kept)
+
+
+def test_step_2_goes_on_from_a_network_that_is_named(folder: Path) -> None:
+    settings = small_settings(folder)
+    train(config_from_mapping(settings), folder / "first")
+    checkpoint = folder / "first" / "checkpoints" / "best-joint.safetensors"
+    still = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-30}
+    train(config_from_mapping({**settings, "pretrained": str(checkpoint), "joint": still}), folder / "second")
+    before, after = (
+        read_checkpoint(folder / run / "checkpoints" / "best-joint.safetensors")[0] for run in ("first", "second")
+    )
+    for name in before:
+        np.testing.assert_allclose(after[name], before[name], rtol=1e-6, atol=1e-12, err_msg=name)
+    others = {**settings["synthesis"], "types": ["white_noise", "jpeg"]}
+    with pytest.raises(ConfigError, match="is of other types; name one of step 1"):
+        train(config_from_mapping({**settings, "pretrained": str(checkpoint), "synthesis": others}), folder / "third")
 
 
 def test_workers_change_nothing(folder: Path) -> None:

@@ -103,6 +103,24 @@ def test_extra_photographs_are_learned_from_alone(tmp_path: Path) -> None:
         _gather(tmp_path, synthesis={"extra": [str(tmp_path / "pristine")]})
 
 
+def test_rare_types_are_left_out_of_most_scenes_to_learn_from(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "pristine", tuple(f"s{i:02}" for i in range(40)))
+    plain = {"types": ["white_noise", "jpeg", "mean_shift", "darken"], "pristine_repeat": 3}
+    rare = {**plain, "rare": ["mean_shift", "darken"], "rare_share": 0.25}
+    whole, gathered = _gather(tmp_path, synthesis=plain), _gather(tmp_path, synthesis=rare)
+    for part in ("validation", "test"):
+        assert gathered.joint[part].pictures == whole.joint[part].pictures
+    for step in (gathered.pretraining, gathered.joint):
+        kept = step["training"]
+        count = {name: int((kept.distortion == name).sum()) for name in np.unique(kept.distortion)}
+        assert count["white_noise"] == count["jpeg"] == 24 * 2 and count["pristine"] == 24 * 3
+        for name in ("mean_shift", "darken"):
+            assert 2 * 2 <= count[name] <= 12 * 2 and count[name] % 2 == 0  # 6 of 24 scenes on average, both levels
+    assert gathered.classes == whole.classes and gathered.kinds == whole.kinds
+    none = _gather(tmp_path, synthesis={**rare, "rare_share": 0.0})
+    assert set(none.joint["training"].distortion) == {"white_noise", "jpeg", "pristine"}
+
+
 def test_a_data_set_keeps_its_own_unit(tmp_path: Path, scored: Path) -> None:
     gathered = _gather(tmp_path, data=[{"name": "csv", "root": str(scored), "repeat": 2}])
     assert (gathered.score_name, gathered.scale, gathered.higher_is_better) == ("DMOS", (0.0, 80.0), False)
@@ -185,6 +203,7 @@ def test_a_teacher_scores_what_is_made(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"synthesis": {"types": ["jpg"]}}, "no type is called 'jpg'; there are"),
+        ({"synthesis": {"types": ["all"], "rare": ["jpg"]}}, "no type is called 'jpg'; there are"),
         ({"data": [{"name": "lives", "root": "x"}]}, "no data set is called 'lives'; there are"),
         ({"data": [{"name": "csv", "root": "gone.csv"}]}, "gone.csv"),
         ({"classes": ["white_noise", "smoke"]}, "no picture of the data is 'smoke'"),

@@ -57,6 +57,9 @@ class SynthesisConfig:
         they are many it bounds the cost.
     types: names from ``meon_ext.distortions.TYPES``; "all" takes those that this Pillow can make. Pristine pictures
         are a further class.
+    rare: types that leave a picture natural, which are learned from rarely: of each photograph to learn from, each of
+        these is left out but for a share of rare_share, drawn at random. Then what looks natural is less often taken
+        for damage. Validation and test have them all.
     levels: which of the levels 1 to 5.
     side: a picture is cut to at most this side before it is distorted (pixels, at random, at least 256), which bounds
         the cost and the cache; 0 takes pictures whole.
@@ -78,6 +81,8 @@ class SynthesisConfig:
     extra: tuple[str, ...] = ()
     extra_share: float = 1.0
     types: tuple[str, ...] = ("jpeg2000", "jpeg", "white_noise", "gaussian_blur")
+    rare: tuple[str, ...] = ()
+    rare_share: float = 0.2
     levels: tuple[int, ...] = (1, 2, 3, 4, 5)
     side: int = 384
     scale: tuple[float, float] = (1.0, 1.0)
@@ -96,6 +101,9 @@ class SynthesisConfig:
         _require(allowed and bool(self.levels), "synthesis.levels", "distinct levels from 1 to 5", self.levels)
         _require(not self.extra or bool(self.pristine), "synthesis.pristine", "given beside synthesis.extra", ())
         _require(0 < self.extra_share <= 1, "synthesis.extra_share", "over 0 and at most 1", self.extra_share)
+        of_types = self.types == ("all",) or set(self.rare) <= set(self.types)
+        _require(of_types, "synthesis.rare", "some of synthesis.types", self.rare)
+        _require(0 <= self.rare_share <= 1, "synthesis.rare_share", "within 0 and 1", self.rare_share)
         _require(self.side == 0 or self.side >= CROP_SIZE, "synthesis.side", f"0 or at least {CROP_SIZE}", self.side)
         low, high = self.scale
         _require(0.1 <= low <= high <= 4, "synthesis.scale", "two factors in order, within 0.1 to 4", self.scale)
@@ -186,7 +194,7 @@ class TrainConfig:
         pristine. Pictures of another or unknown type train the quality alone.
     pretraining: step 1, on types. by_level: it tells apart types x levels, which Zhang et al. (DB-CNN, IEEE TCSVT 2020)
         pre-train on; the levels are merged again for step 2. pretrained: a checkpoint of step 1 (``pretrained`` of
-        another run) to begin step 2 with; step 1 is left out.
+        another run) to begin step 2 with; step 1 is left out. Or one of step 2 with the same types, to go on from.
     joint: step 2. type_weight: lambda of ``L1 + lambda * cross-entropy``; the L1 loss is in standard deviations of
         the training scores. rank_weight: of the loss on pairs of levels, see ``losses.ranking``; rank_margin: its
         margin, in the same unit. ema: decay of the running average of weights that is validated and kept; 0 for none.

@@ -12,7 +12,7 @@ import torch
 from meon_ext._files import write_whole
 from meon_ext.errors import ConfigError, DatasetError, TrainingError
 from meon_ext.training.cache import PictureCache
-from meon_ext.training.checkpoint import read_checkpoint
+from meon_ext.training.checkpoint import load_state_, read_checkpoint
 from meon_ext.training.config import TrainConfig
 from meon_ext.training.config_io import config_from_mapping, load_config, save_config
 from meon_ext.training.distributed import Processes, processes
@@ -98,8 +98,13 @@ class _Run:
         model = new_model(config.network, gathered.classes, config.seed)
         if self._has_step_1 or config.pretrained:
             tensors, state = read_checkpoint(config.pretrained or self._own_pretrained)
-            kinds = [Kind(str(name), int(level)) for name, level in state.get("kinds", [])]
-            begin_with_pretrained_(model, tensors, kinds)
+            if "classes" in state:
+                if tuple(state["classes"]) != gathered.classes:
+                    raise ConfigError(f"pretrained: {config.pretrained} is of other types; name one of step 1")
+                load_state_(model, tensors, config.pretrained)
+            else:
+                kinds = [Kind(str(name), int(level)) for name, level in state.get("kinds", [])]
+                begin_with_pretrained_(model, tensors, kinds)
         model.to(device)
         unit = Unit.of(gathered.joint["training"])
         step = self._steps.joint(gathered, unit)

@@ -16,7 +16,7 @@ from meon_ext import distortions
 from meon_ext.datasets import Dataset, Record, load_dataset, split
 from meon_ext.datasets._tables import number, read_table
 from meon_ext.errors import ConfigError, DatasetError
-from meon_ext.training.config import DataConfig, SplitConfig, SynthesisConfig, TrainConfig
+from meon_ext.training.config import DataConfig, SynthesisConfig, TrainConfig
 from meon_ext.training.pictures import PRISTINE, Picture
 
 PARTS = ("training", "validation", "test")
@@ -109,7 +109,7 @@ def gather(config: TrainConfig) -> Gathered:
         joint = [replace(source, dataset=_as_quality(source.dataset)) for source in joint]
         unit = joint[0].dataset
     first = [_synthetic(config.synthesis, synthetic, 1)] if synthetic is not None else joint
-    joint_parts, first_parts = (_parts(sources, config.split) for sources in (joint, first))
+    joint_parts, first_parts = (_parts(sources, config) for sources in (joint, first))
     kinds = _kinds(first_parts.values(), config)
     classes = _classes([*joint_parts.values(), *first_parts.values()], config)
     if not np.isfinite(joint_parts["training"].score).any() and config.joint.epochs:
@@ -130,10 +130,10 @@ def synthesis_datasets(config: SynthesisConfig) -> tuple[Dataset, Dataset]:
     """The pictures that step 1 is to make, as data sets whose scores are the teacher's or the stand-in's: those of the
     photographs that are split, and those of the photographs to learn from alone."""
     types = tuple(distortions.TYPES) if config.types == ("all",) else config.types
-    unknown = [name for name in types if name not in distortions.TYPES]
+    unknown = [name for name in (*types, *config.rare) if name not in distortions.TYPES]
     if unknown:
         known = ", ".join(distortions.TYPES)
-        raise ConfigError(f"synthesis.types: no type is called {unknown[0]!r}; there are {known}")
+        raise ConfigError(f"synthesis: no type is called {unknown[0]!r}; there are {known}")
     lacking = [name for name in types if not distortions.available(name)]
     if lacking and config.types != ("all",):
         raise ConfigError(f"synthesis.types: this Pillow cannot make {', '.join(lacking)}; install a newer Pillow")
@@ -252,16 +252,27 @@ def _with_references(dataset: Dataset) -> Dataset:
     return replace(dataset, records=dataset.records + added)
 
 
-def _parts(sources: Sequence[_Source], config: SplitConfig) -> dict[str, Samples]:
-    fractions = [f for f in (config.training, config.validation, config.test) if f > 0]
-    parted = [split(source.dataset, fractions, config.seed) for source in sources]
+def _parts(sources: Sequence[_Source], config: TrainConfig) -> dict[str, Samples]:
+    fractions = [f for f in (config.split.training, config.split.validation, config.split.test) if f > 0]
+    parted = [split(source.dataset, fractions, config.split.seed) for source in sources]
     found = {}
     for i, name in enumerate(PARTS[: len(fractions)]):
         parts = [[(part[i], source)] for part, source in zip(parted, sources, strict=True)]
         if name == "training":
-            parts = [part + source.learned_alone() for part, source in zip(parts, sources, strict=True)]
+            parts = [
+                [(_without_rare(dataset, config.synthesis) if one.variants else dataset, one) for dataset, one in part]
+                for part in (part + source.learned_alone() for part, source in zip(parts, sources, strict=True))
+            ]
         found[name] = _samples(parts)
     return found
+
+
+def _without_rare(dataset: Dataset, config: SynthesisConfig) -> Dataset:
+    def shown(record: Record) -> bool:
+        what = f"{config.seed} {record.group} {record.distortion}".encode("utf-8", "surrogateescape")
+        return record.distortion not in config.rare or zlib.crc32(what) / 2**32 < config.rare_share
+
+    return dataset.where(shown)
 
 
 def _samples(parts: Iterable[Iterable[tuple[Dataset, _Source]]]) -> Samples:
