@@ -60,17 +60,12 @@ def test_the_default_is_small_and_knows_many_types() -> None:
 
 @pytest.mark.parametrize("name", CLASSIC)
 def test_more_damage_is_worse(scorer: Scorer, name: str) -> None:
-    # Each level from one to the next but one; and a photograph as it is above its worst copies.
+    # Each level from one to the next but one; and a photograph as it is above its worse copies.
     for path in photographs():
         picture = load_image(path).pixels
         qualities = [scorer.score(distortions.distort(picture, name, level)).quality for level in distortions.LEVELS]
         assert all(better > worse for better, worse in zip(qualities, qualities[2:], strict=False)), (path, qualities)
-        clean = scorer.score(picture).quality
-        if (scorer.weights.name, path.stem) == ("meon", "astronaut"):
-            # A noisy scan, which is no better than fair to good to the default.
-            assert clean > max(qualities[2], qualities[3] + 10)
-        else:
-            assert clean > qualities[2] + 10
+        assert scorer.score(picture).quality > qualities[2] + 10, (path, qualities)
 
 
 def test_the_demonstration_is_sensible(capfd: pytest.CaptureFixture[str]) -> None:
