@@ -4,11 +4,11 @@ python python/train_default.py meon --pristine PHOTOS --biq2021 BIQ2021 --out ru
 python python/train_default.py meon-classic --pristine PHOTOS --out runs/meon-classic
 
 Each step is left out where its result is in --out already: the clean photographs of both training parts at a reduced
-size, where those of BIQ2021 have lost the traces of their JPEG coding, as further pristine ones to learn from
-(reduced); scores by a teacher for the pictures that are made from pristine photographs (teacher.csv); links to the
-scenes of validation and to those that are held out for testing (validation/pristine, and validation/biq2021 with
-mos.csv; the same below held-out), for meon eval; training (python/configs/NAME.toml). With --ship the result is copied
-to meon_ext/weights, whose cards say what the data are.
+size, at which the traces of JPEG in those of BIQ2021 are fainter, as further pristine ones to learn from (reduced);
+scores by a teacher for the pictures that are made from pristine photographs (teacher.csv); links to the scenes of
+validation and to those that are held out for testing (validation/pristine, and validation/biq2021 with mos.csv; the
+same below held-out), for meon eval; training (python/configs/NAME.toml), and for meon once more from where that ends
+(finish). With --ship the result is copied to meon_ext/weights, whose cards say what the data are.
 """
 
 import argparse
