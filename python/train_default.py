@@ -15,10 +15,12 @@ import argparse
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
 from meon_ext.datasets import Dataset, load_dataset, split
+from meon_ext.images import load_image
 from meon_ext.training import SplitConfig, TrainConfig, TrainResult, config_from_mapping, load_config, resume, train
 from meon_ext.training.cache import PictureCache
 from meon_ext.training.run import CONFIG_FILE
@@ -46,7 +48,11 @@ def main() -> None:
         parser.error("meon needs --biq2021, and meon-classic does without")
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    config, finish = _config(arguments)
+    config, finish, reduced = _config(arguments)
+    for folder in map(Path, config.synthesis.extra):
+        if not folder.exists():
+            sets = (load_dataset("biq2021", arguments.biq2021), load_dataset("folder", arguments.pristine))
+            _write_reduced(sets, config.split, folder, **reduced)
     if not (scores := Path(config.synthesis.scores)).exists():
         cache = PictureCache(config.cache, int(config.cache_gib * (1 << 30)))
         print(f"{write_scores(config, scores, cache, arguments.jobs)} pictures judged: {scores}")
@@ -85,14 +91,12 @@ def _link(samples: Samples, folder: Path) -> None:
 
 def _write_reduced(sets: Iterable[Dataset], splits: SplitConfig, folder: Path, least_mos: float, side: int) -> None:
     """The clean photographs of the sets' training parts, reduced to that shorter side, as lossless files."""
-    fractions = (splits.training, splits.validation, splits.test)
     unfinished = folder.with_suffix(".part")
     unfinished.mkdir(exist_ok=True)
     for dataset in sets:
-        for record in split(dataset, fractions, splits.seed)[0].records:
+        for record in split(dataset, splits.fractions, splits.seed)[0].records:
             if record.score is None or record.score >= least_mos:
-                with Image.open(record.path) as opened:
-                    photograph = opened.convert("RGB")
+                photograph = Image.fromarray(load_image(record.path).pixels)
                 factor = side / min(photograph.size)
                 size = (round(photograph.width * factor), round(photograph.height * factor))
                 reduced = photograph.resize(size, Image.Resampling.LANCZOS)
@@ -100,8 +104,8 @@ def _write_reduced(sets: Iterable[Dataset], splits: SplitConfig, folder: Path, l
     unfinished.rename(folder)
 
 
-def _config(arguments: argparse.Namespace) -> tuple[TrainConfig, TrainConfig | None]:
-    """Of the run, and of the one that goes on from its network with fewer of the types that ``finish`` calls rare."""
+def _config(arguments: argparse.Namespace) -> tuple[TrainConfig, TrainConfig | None, dict[str, Any]]:
+    """The run's; that of the run which goes on from its network as ``finish`` says; how photographs are reduced."""
     path = Path(__file__).parent / "configs" / f"{arguments.name}.toml"
     settings = load_config(path)
     reduced, finish = settings.pop("reduced", {}), settings.pop("finish", {})
@@ -110,19 +114,15 @@ def _config(arguments: argparse.Namespace) -> tuple[TrainConfig, TrainConfig | N
     settings["pretrained"] = str(arguments.pretrained or "")
     settings["synthesis"] |= {"pristine": [str(arguments.pristine)], "scores": str(arguments.out / "teacher.csv")}
     if arguments.biq2021 is not None:
-        folder = arguments.out / "reduced"
-        if not folder.exists():
-            sets = (load_dataset("biq2021", arguments.biq2021), load_dataset("folder", arguments.pristine))
-            _write_reduced(sets, SplitConfig(**settings["split"]), folder, **reduced)
-        settings["synthesis"]["extra"] = [str(folder)]
+        settings["synthesis"]["extra"] = [str(arguments.out / "reduced")]
         settings["data"] = [{"name": "biq2021", "root": str(arguments.biq2021), **settings.pop("biq2021")}]
     config = config_from_mapping(settings, str(path))
     if not finish:
-        return config, None
+        return config, None, reduced
     settings["pretrained"] = str(arguments.out / "checkpoints" / "best-joint.safetensors")
     settings["synthesis"]["rare"] = finish.pop("rare")
     settings["joint"] |= finish
-    return config, config_from_mapping(settings, str(path))
+    return config, config_from_mapping(settings, str(path)), reduced
 
 
 if __name__ == "__main__":

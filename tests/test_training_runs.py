@@ -148,16 +148,22 @@ def test_an_interrupted_run_writes_a_checkpoint_first(folder: Path, monkeypatch:
     _assert_same_run(folder / "whole", folder / "cut")
 
 
+def _run_with_a_value_out_of_reach(settings: dict[str, Any], run: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The last checkpoint of a run that is stopped after three updates and resumed with a best value out of reach."""
+    _interrupt_after(3, monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        train(config_from_mapping(settings), run)
+    last = run / "checkpoints" / "last.safetensors"
+    tensors, state = read_checkpoint(last)
+    write_checkpoint(last, tensors, {**state, "best": 2.0})
+    resume(run)
+    return last
+
+
 def test_a_resumed_run_still_knows_its_best(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Stopped after the first epoch, with a value on record that no later epoch reaches: the first stays the best."""
     settings = small_settings(folder, pretraining={"epochs": 0}, joint={"epochs": 3, "batch_size": 4})
-    _interrupt_after(3, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        train(config_from_mapping(settings), folder / "run")
-    last = folder / "run" / "checkpoints" / "last.safetensors"
-    tensors, state = read_checkpoint(last)
-    write_checkpoint(last, tensors, {**state, "best": 2.0})
-    resume(folder / "run")
+    last = _run_with_a_value_out_of_reach(settings, folder / "run", monkeypatch)
     assert read_checkpoint(last)[1]["update"] == 9
     assert read_checkpoint(last.with_name("best-joint.safetensors"))[1]["update"] == 3
 
@@ -166,13 +172,7 @@ def test_the_last_epoch_may_be_kept(folder: Path, monkeypatch: pytest.MonkeyPatc
     """With a value on record that no later epoch reaches, the last is kept all the same."""
     joint = {"epochs": 3, "batch_size": 4, "keep": "last"}
     settings = small_settings(folder, pretraining={"epochs": 0}, joint=joint, ema=0.5)
-    _interrupt_after(3, monkeypatch)
-    with pytest.raises(KeyboardInterrupt):
-        train(config_from_mapping(settings), folder / "run")
-    last = folder / "run" / "checkpoints" / "last.safetensors"
-    tensors, state = read_checkpoint(last)
-    write_checkpoint(last, tensors, {**state, "best": 2.0})
-    resume(folder / "run")
+    last = _run_with_a_value_out_of_reach(settings, folder / "run", monkeypatch)
     kept, state = read_checkpoint(last.with_name("best-joint.safetensors"))
     assert state["update"] == 9
     average = under("average", read_checkpoint(last)[0])

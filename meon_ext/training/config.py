@@ -127,9 +127,13 @@ class SplitConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        parts = (self.training, self.validation, self.test)
-        fair = self.training > 0 and self.validation > 0 and self.test >= 0 and abs(sum(parts) - 1) < 1e-9
-        _require(fair, "split", "fractions (training, validation over 0) that add up to 1", parts)
+        fair = self.training > 0 and self.validation > 0 and self.test >= 0 and abs(sum(self.fractions) - 1) < 1e-9
+        _require(fair, "split", "fractions (training, validation over 0) that add up to 1", self.fractions)
+
+    @property
+    def fractions(self) -> tuple[float, float, float]:
+        """Of training, validation and test."""
+        return self.training, self.validation, self.test
 
 
 @dataclass(frozen=True)

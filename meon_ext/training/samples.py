@@ -182,7 +182,8 @@ def _share(types: Sequence[str], config: SynthesisConfig, group: str) -> tuple[s
 
 def _synthetic(config: SynthesisConfig, sets: tuple[Dataset, Dataset], repeat: int) -> _Source:
     pristine = config.variants * config.pristine_repeat
-    return _Source(sets[0], repeat, config.variants, pristine, sets[1], max(1, round(config.extra_share * pristine)))
+    extra = _Source(sets[1], repeat, config.variants, max(1, round(config.extra_share * pristine)))
+    return _Source(sets[0], repeat, config.variants, pristine, extra)
 
 
 def _pristine(place: Path) -> tuple[Record, ...]:
@@ -194,20 +195,13 @@ def _pristine(place: Path) -> tuple[Record, ...]:
 @dataclass(frozen=True)
 class _Source:
     """A data set, how often an epoch goes through it, and in how many variants its pictures are made (0: as files).
-    extra: further pictures of it, for training whatever the split, with so many variants of their pristine ones."""
+    extra: what is added to its training part, whatever the split."""
 
     dataset: Dataset
     repeat: int
     variants: int = 0
     pristine_variants: int = 0
-    extra: Dataset | None = None
-    extra_pristine_variants: int = 0
-
-    def learned_alone(self) -> list[tuple[Dataset, _Source]]:
-        """What is added to the training part."""
-        if self.extra is None:
-            return []
-        return [(self.extra, replace(self, pristine_variants=self.extra_pristine_variants))]
+    extra: _Source | None = None
 
 
 def _load(data: DataConfig) -> Dataset:
@@ -253,18 +247,21 @@ def _with_references(dataset: Dataset) -> Dataset:
 
 
 def _parts(sources: Sequence[_Source], config: TrainConfig) -> dict[str, Samples]:
-    fractions = [f for f in (config.split.training, config.split.validation, config.split.test) if f > 0]
+    fractions = [f for f in config.split.fractions if f > 0]
     parted = [split(source.dataset, fractions, config.split.seed) for source in sources]
     found = {}
     for i, name in enumerate(PARTS[: len(fractions)]):
-        parts = [[(part[i], source)] for part, source in zip(parted, sources, strict=True)]
-        if name == "training":
-            parts = [
-                [(_without_rare(dataset, config.synthesis) if one.variants else dataset, one) for dataset, one in part]
-                for part in (part + source.learned_alone() for part, source in zip(parts, sources, strict=True))
-            ]
-        found[name] = _samples(parts)
+        mine = [(part[i], source) for part, source in zip(parted, sources, strict=True)]
+        found[name] = _samples(_to_learn(*one, config.synthesis) if name == "training" else [one] for one in mine)
     return found
+
+
+def _to_learn(part: Dataset, source: _Source, config: SynthesisConfig) -> list[tuple[Dataset, _Source]]:
+    """What training sees of a source: of what is made here, without most of the rare types, and with the extra."""
+    if not source.variants:
+        return [(part, source)]
+    extra = [(source.extra.dataset, source.extra)] if source.extra else []
+    return [(_without_rare(dataset, config), one) for dataset, one in [(part, source), *extra]]
 
 
 def _without_rare(dataset: Dataset, config: SynthesisConfig) -> Dataset:
