@@ -21,7 +21,7 @@ from meon_ext import MEON, Scorer
 from meon_ext.cli import main
 from meon_ext.errors import ConfigError, DatasetError, TrainingError
 from meon_ext.training import config_from_mapping, optimise, resume, train
-from meon_ext.training.checkpoint import read_checkpoint, under, write_checkpoint
+from meon_ext.training.checkpoint import read_checkpoint, under, write_checkpoint, write_mean
 from meon_ext.training.journal import read_log
 from meon_ext.weights_io import read_weights
 
@@ -193,6 +193,50 @@ def test_step_2_goes_on_from_a_network_that_is_named(folder: Path) -> None:
     others = {**settings["synthesis"], "types": ["white_noise", "jpeg"]}
     with pytest.raises(ConfigError, match="is of other types; name one of step 1"):
         train(config_from_mapping({**settings, "pretrained": str(checkpoint), "synthesis": others}), folder / "third")
+
+
+def test_a_network_is_calibrated_without_learning_more(folder: Path) -> None:
+    settings = small_settings(folder)
+    train(config_from_mapping(settings), folder / "first")
+    checkpoints = folder / "first" / "checkpoints"
+    finished = {**settings, "pretrained": str(checkpoints / "best-joint.safetensors"), "joint": {"epochs": 0}}
+    result = train(config_from_mapping(finished), folder / "again")
+    _assert_same_weights(folder / "again", folder / "first")
+    first, again = (json.loads((folder / run / "result.json").read_text()) for run in ("first", "again"))
+    assert first == again and result.weights == folder / "again" / "weights.safetensors"
+    step_1 = {**finished, "pretrained": str(checkpoints / "best-pretraining.safetensors")}
+    with pytest.raises(ConfigError, match=r"is of step 1, and joint\.epochs is 0; let it learn"):
+        train(config_from_mapping(step_1), folder / "third")
+
+
+def test_the_mean_of_networks_goes_on_as_one(folder: Path) -> None:
+    settings = small_settings(folder)
+    train(config_from_mapping(settings), folder / "first")
+    best = Path("checkpoints", "best-joint.safetensors")
+    for seed in (1, 2):
+        train(
+            config_from_mapping({**settings, "seed": seed, "pretrained": str(folder / "first" / best)}),
+            folder / f"next-{seed}",
+        )
+    write_mean(folder / "mean.safetensors", [folder / f"next-{seed}" / best for seed in (1, 2)])
+    (one, _), (two, _), (mean, state) = (
+        read_checkpoint(path)
+        for path in (folder / "next-1" / best, folder / "next-2" / best, folder / "mean.safetensors")
+    )
+    assert mean.keys() == one.keys() and list(state) == ["classes"]
+    for name in mean:
+        np.testing.assert_allclose(mean[name], (one[name].double() + two[name].double()) / 2, rtol=1e-6, err_msg=name)
+    assert any(not np.array_equal(one[name], two[name]) for name in one)
+    train(
+        config_from_mapping({**settings, "pretrained": str(folder / "mean.safetensors"), "joint": {"epochs": 0}}),
+        folder / "final",
+    )
+    assert read_weights(folder / "final" / "weights.safetensors").classes == tuple(state["classes"])
+    with pytest.raises(TrainingError, match=r"best-pretraining\.safetensors: is of another network than"):
+        write_mean(
+            folder / "no.safetensors",
+            [folder / "first" / best, folder / "first" / "checkpoints" / "best-pretraining.safetensors"],
+        )
 
 
 def test_workers_change_nothing(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,26 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], di
     except (SafetensorError, KeyError, ValueError) as error:
         raise TrainingError(f"{path}: is damaged ({error}); take an earlier one or begin anew") from error
     return tensors, state
+
+
+def write_mean(path: str | os.PathLike[str], checkpoints: Sequence[str | os.PathLike[str]]) -> None:
+    """Write the mean of networks that went on from one, as a checkpoint of the same kind.
+
+    checkpoints: "best-STEP.safetensors" of the runs, at least one. Near each other as such networks are, their mean
+    does about what the mean of their answers does (Wortsman et al., "Model soups", ICML 2022).
+    Raises TrainingError when they are of different networks or types, or cannot be read or written.
+    """
+    found = [read_checkpoint(checkpoint) for checkpoint in checkpoints]
+    first, state = found[0]
+    for checkpoint, (tensors, other) in zip(checkpoints, found, strict=True):
+        shapes = [{name: tensor.shape for name, tensor in one.items()} for one in (first, tensors)]
+        if shapes[0] != shapes[1] or other.get("classes") != state.get("classes"):
+            raise TrainingError(f"{checkpoint}: is of another network than {checkpoints[0]}; name runs of one network")
+    mean = {
+        name: torch.stack([one[name].double() for one, _ in found]).mean(dim=0).to(tensor.dtype)
+        for name, tensor in first.items()
+    }
+    write_checkpoint(path, mean, {name: value for name, value in state.items() if name != "update"})
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

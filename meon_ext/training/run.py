@@ -102,13 +102,16 @@ class _Run:
                 if tuple(state["classes"]) != gathered.classes:
                     raise ConfigError(f"pretrained: {config.pretrained} is of other types; name one of step 1")
                 load_state_(model, tensors, config.pretrained)
+            elif not config.joint.epochs:
+                raise ConfigError(f"pretrained: {config.pretrained} is of step 1, and joint.epochs is 0; let it learn")
             else:
                 kinds = [Kind(str(name), int(level)) for name, level in state.get("kinds", [])]
                 begin_with_pretrained_(model, tensors, kinds)
         model.to(device)
         unit = Unit.of(gathered.joint["training"])
         step = self._steps.joint(gathered, unit)
-        optimise(step, model, config, checkpoints, group, journal, resume=in_step_2)
+        if config.joint.epochs:
+            optimise(step, model, config, checkpoints, group, journal, resume=in_step_2)
         rescale_scores_(model, unit.spread, unit.centre)
         if group.is_main:
             write_result(model, gathered, self._steps, self._folder)
@@ -135,7 +138,7 @@ class _Run:
                 raise ConfigError(f"{name}.batch_size must be a multiple of {unit} for {self._group.world} processes")
         if config.pretrained and not Path(config.pretrained).is_file():
             raise ConfigError(f"pretrained: {config.pretrained} is not there; name best-pretraining.safetensors")
-        if not config.joint.epochs and not self._has_step_1:
+        if not config.joint.epochs and not self._has_step_1 and not config.pretrained:
             raise ConfigError("joint.epochs is 0, and there is no step 1 to run either; give one of them epochs")
 
     def _check_files(self, gathered: Gathered) -> None:
