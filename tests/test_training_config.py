@@ -77,6 +77,8 @@ def test_toml_gives_the_same_as_json(tmp_path: Path) -> None:
         ({"network": {"batch_norm": True}}, "network.batch_norm must be false with activation 'gdn'"),
         ({"synthesis": {"levels": [0]}}, "synthesis.levels must be distinct levels from 1 to 5"),
         ({"data": [{"root": "a.csv", "scale": [1]}]}, "data.scale must be two scores, the lower first, or empty"),
+        ({"data": [{"root": "a.csv", "damage": 1.5}]}, "data.damage must be within 0 and 1"),
+        ({"data": [{"root": "a.csv", "damage": 0.1}]}, "data.damage must be 0 without synthesis.pristine and synthesi"),
         ({"data": [{"root": "a.csv", "scale": [5, 1]}]}, "data.scale must be two scores, the lower first, or empty"),
         ({"synthesis": {"scale": [1]}}, "synthesis.scale must have 2 entries, got 1"),
         ({"synthesis": {"types": "jpeg"}}, "synthesis.types must be a list, got 'jpeg'"),

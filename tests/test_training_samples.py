@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from training_runs import small_settings, write_scenes
 
 from meon_ext.errors import ConfigError, DatasetError, MeonError
 from meon_ext.training import config_from_mapping
-from meon_ext.training.samples import Kind, gather
+from meon_ext.training.samples import Kind, Samples, gather
 
 PARTS = ("training", "validation", "test")
 
@@ -101,6 +102,54 @@ def test_extra_photographs_are_learned_from_alone(tmp_path: Path) -> None:
     assert len(whole.joint["training"]) == (3 + 40) * (4 * 2 + 6)
     with pytest.raises(DatasetError, match=r"another pristine folder has a a\.png too"):
         _gather(tmp_path, synthesis={"extra": [str(tmp_path / "pristine")]})
+
+
+def test_photographs_of_a_data_set_are_damaged_too(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "pristine")
+    names = tuple(f"photo-{i:02}" for i in range(20))
+    write_scenes(tmp_path / "photos", names)
+    table = tmp_path / "mos.csv"
+    table.write_text("# scale: 0 10\npath,mos\n" + "".join(f"photos/{n}.png,{i / 2}\n" for i, n in enumerate(names)))
+    data = {"name": "csv", "root": str(table), "repeat": 3}
+    synthesis = {"types": ["white_noise", "jpeg", "gaussian_blur", "darken"], "joint": True, "variants": 2}
+    plain = _gather(tmp_path, data=[data], synthesis=synthesis)
+    gathered = _gather(tmp_path, data=[{**data, "damage": 0.5}], synthesis=synthesis)
+    for part in ("validation", "test"):
+        assert gathered.joint[part].pictures == plain.joint[part].pictures
+    assert gathered.pretraining["training"].pictures == plain.pretraining["training"].pictures
+    before, after = plain.joint["training"], gathered.joint["training"]
+    copy = np.array([picture.variant >= 0 and picture.path in _photos(before) for picture in after.pictures])
+    assert after.take(np.flatnonzero(~copy)).pictures == before.pictures
+    own = dict(zip((p.path for p in before.pictures), before.score, strict=True))
+    assert copy.sum() == len(_photos(before)) * 2 * 2 * 2 == 12 * 8  # half of four types, two levels, two variants
+    types: dict[str, set[str]] = {}
+    for i in np.flatnonzero(copy):
+        picture = after.pictures[i]
+        types.setdefault(picture.path, set()).add(picture.distortion)
+        assert after.score[i] == pytest.approx(own[picture.path] * (100 - 16 * picture.level) / 100)
+        assert (after.distortion[i], after.level[i]) == (picture.distortion, picture.level)
+        assert after.source[i] == 0 and after.repeat[i] == 1 and (after.pair == after.pair[i]).sum() == 4
+    assert {len(made) for made in types.values()} == {2} and len({tuple(sorted(made)) for made in types.values()}) > 2
+    rare = _gather(
+        tmp_path, data=[{**data, "damage": 1.0}], synthesis={**synthesis, "rare": ["darken"], "rare_share": 0.0}
+    )
+    assert "darken" not in rare.joint["training"].distortion
+    assert (rare.joint["training"].distortion == "jpeg").sum() == (3 + 12) * 2 * 2
+
+
+def _photos(samples: Samples) -> set[str]:
+    return {picture.path for picture in samples.pictures if picture.variant < 0}
+
+
+def test_pictures_of_a_known_type_are_not_damaged_further(tmp_path: Path, scored: Path) -> None:
+    data = {"name": "csv", "root": str(scored)}
+    plain, damaged = (
+        _gather(tmp_path, data=[{**data, "damage": damage}], synthesis={"joint": True}).joint["training"]
+        for damage in (0.0, 1.0)
+    )
+    unknown = {p.path for p, name in zip(plain.pictures, plain.distortion, strict=True) if not name}
+    added = Counter(p.path for p in damaged.pictures) - Counter(p.path for p in plain.pictures)
+    assert unknown and added == {path: 2 * 2 for path in unknown}
 
 
 def test_rare_types_are_left_out_of_most_scenes_to_learn_from(tmp_path: Path) -> None:

@@ -81,6 +81,35 @@ def test_extra_photographs_are_judged_too(tmp_path: Path) -> None:
     assert np.isfinite(training.score).all() and len(training) == 3 * 5 + 2 * (2 + 1)
 
 
+def test_damaged_photographs_are_judged_too(tmp_path: Path) -> None:
+    write_scenes(tmp_path / "pristine")
+    write_scenes(tmp_path / "photos", tuple("vwxyz"))
+    (tmp_path / "mos.csv").write_text("path,mos\n" + "".join(f"photos/{n}.png,{i}\n" for i, n in enumerate("vwxyz")))
+    path = tmp_path / "teacher.csv"
+    config = config_from_mapping(
+        small_settings(
+            tmp_path,
+            data=[{"name": "csv", "root": str(tmp_path / "mos.csv"), "damage": 1.0}],
+            synthesis={"scores": str(path), "joint": True},
+        )
+    )
+    assert write_scores(config, path, PictureCache(tmp_path / "cache", 1 << 27)) == 5 * 5 + 3 * 4
+    with path.open() as file:
+        rows = {(row["image"], row["distortion"], int(row["level"])): row["score"] for row in csv.DictReader(file)}
+    training = gather(config).joint["training"]
+    loader = PictureLoader.of(config.synthesis, PictureCache(tmp_path / "cache", 1 << 27))
+    copies = 0
+    for picture, score in zip(training.pictures, training.score, strict=True):
+        if Path(picture.path).parent.name == "photos" and picture.variant >= 0:
+            name = f"mos/photos/{Path(picture.path).name}"
+            own = 25.0 * "vwxyz".index(Path(picture.path).stem)
+            assert score == own * float(rows[name, picture.distortion, picture.level]) / 100
+            judged = teacher_quality(loader.undistorted(picture), loader.load(picture))
+            assert float(rows[name, picture.distortion, picture.level]) == pytest.approx(judged, abs=0.006)
+            copies += 1
+    assert copies == 3 * 4
+
+
 def test_undistorted_is_the_same_cut(tmp_path: Path) -> None:
     write_scenes(tmp_path, ("a",))
     loader = PictureLoader(PictureCache(tmp_path / "none", 0), side=256, seed=2)

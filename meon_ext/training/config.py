@@ -33,18 +33,24 @@ class DataConfig:
     scale: the least and the greatest score that count, in place of its own scale's ends; scores beyond are taken for
         them. People seldom give the best mark even to a flawless photograph, so that beside pictures whose best score
         is pristine the best of a set should not be far from the end of its scale.
+    damage: of each photograph to learn from whose distortion is not known, further copies are made as ``synthesis``
+        says, with this share of its types, drawn at random for each, at all levels. Their score is the photograph's,
+        as quality, less the share that the teacher takes from a pristine one for the same damage. So a set of
+        photographs as cameras make them shows what damage does to those too. 0 makes none.
     """
 
     name: str = "folder"
     root: str = ""
     repeat: int = 1
     scale: tuple[float, ...] = ()
+    damage: float = 0.0
 
     def __post_init__(self) -> None:
         _require(bool(self.root), "data.root", "a folder or file", self.root)
         _require(self.repeat >= 1, "data.repeat", "at least 1", self.repeat)
         ordered = not self.scale or (len(self.scale) == 2 and self.scale[0] < self.scale[1])
         _require(ordered, "data.scale", "two scores, the lower first, or empty", self.scale)
+        _require(0 <= self.damage <= 1, "data.damage", "within 0 and 1", self.damage)
 
 
 @dataclass(frozen=True)
@@ -198,7 +204,8 @@ class TrainConfig:
         pristine. Pictures of another or unknown type train the quality alone.
     pretraining: step 1, on types. by_level: it tells apart types x levels, which Zhang et al. (DB-CNN, IEEE TCSVT 2020)
         pre-train on; the levels are merged again for step 2. pretrained: a checkpoint of step 1 (``pretrained`` of
-        another run) to begin step 2 with; step 1 is left out. Or one of step 2 with the same types, to go on from.
+        another run) to begin step 2 with; step 1 is left out. Or one of step 2 with the same types, to go on from, or
+        with ``joint.epochs`` 0 to be calibrated and tested as it is.
     joint: step 2. type_weight: lambda of ``L1 + lambda * cross-entropy``; the L1 loss is in standard deviations of
         the training scores. rank_weight: of the loss on pairs of levels, see ``losses.ranking``; rank_margin: its
         margin, in the same unit. ema: decay of the running average of weights that is validated and kept; 0 for none.
@@ -245,6 +252,9 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.data or self.synthesis.pristine), "data", "given, or synthesis.pristine", self.data)
+        damaged = [data for data in self.data if data.damage]
+        made = bool(self.synthesis.pristine) and self.synthesis.joint
+        _require(made or not damaged, "data.damage", "0 without synthesis.pristine and synthesis.joint", damaged)
         _require(len(set(self.classes)) == len(self.classes), "classes", "without repetition", self.classes)
         _require(len(self.classes) != 1, "classes", "at least two", self.classes)
         _require(self.joint.epochs > 0 or self.pretraining.epochs > 0, "epochs", "over 0 in a step", 0)

@@ -77,6 +77,9 @@ class PictureLoader:
 
     def load(self, picture: Picture) -> NDArray[np.uint8]:
         """uint8 (H, W, 3), both sides at least 256; not to be written to. Raises ImageError for an unreadable file."""
+        if picture.variant >= 0 and picture.distortion == PRISTINE and self._scale == (1, 1):
+            # A mere cut is as soon made of the whole photograph as read, and many of them would crowd the cache.
+            return self._make(picture)
         key = self.key(picture)
         if (pixels := self._cache.get(key)) is not None:
             return pixels

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -108,6 +109,10 @@ def gather(config: TrainConfig) -> Gathered:
     else:
         joint = [replace(source, dataset=_as_quality(source.dataset)) for source in joint]
         unit = joint[0].dataset
+        for i, data in enumerate(config.data):
+            if data.damage:
+                copies = _damaged(joint[i].dataset, data.damage, config)
+                joint[i] = replace(joint[i], extra=_Source(copies, config.synthesis.repeat, config.synthesis.variants))
     first = [_synthetic(config.synthesis, synthetic, 1)] if synthetic is not None else joint
     joint_parts, first_parts = (_parts(sources, config) for sources in (joint, first))
     kinds = _kinds(first_parts.values(), config)
@@ -129,15 +134,7 @@ def gather(config: TrainConfig) -> Gathered:
 def synthesis_datasets(config: SynthesisConfig) -> tuple[Dataset, Dataset]:
     """The pictures that step 1 is to make, as data sets whose scores are the teacher's or the stand-in's: those of the
     photographs that are split, and those of the photographs to learn from alone."""
-    types = tuple(distortions.TYPES) if config.types == ("all",) else config.types
-    unknown = [name for name in (*types, *config.rare) if name not in distortions.TYPES]
-    if unknown:
-        known = ", ".join(distortions.TYPES)
-        raise ConfigError(f"synthesis: no type is called {unknown[0]!r}; there are {known}")
-    lacking = [name for name in types if not distortions.available(name)]
-    if lacking and config.types != ("all",):
-        raise ConfigError(f"synthesis.types: this Pillow cannot make {', '.join(lacking)}; install a newer Pillow")
-    types = tuple(name for name in types if name not in lacking)
+    types = _types(config)
     pristine: dict[str, Record] = {}
     extra: set[str] = set()
     for place, further in [*((p, False) for p in config.pristine), *((p, True) for p in config.extra)]:
@@ -147,36 +144,100 @@ def synthesis_datasets(config: SynthesisConfig) -> tuple[Dataset, Dataset]:
             pristine[record.group] = record
             if further:
                 extra.add(record.group)
+    shares = {
+        group: _share(types, config.extra_share, config.seed, group) if group in extra else types for group in pristine
+    }
+    made = _versions(((group, record, (PRISTINE, *shares[group])) for group, record in pristine.items()), config)
+    root = Path(config.pristine[0])
+    split_up, alone = (
+        Dataset("synthesis", root, tuple(r for r in made if (r.group in extra) is further), "quality", (0, 100), True)
+        for further in (False, True)
+    )
+    return split_up, alone
+
+
+def judged_pictures(config: TrainConfig) -> list[tuple[str, Record]]:
+    """All pictures that are made of photographs, each with the name that the teacher's table has its photograph by."""
+    made = [(record.group, record) for part in synthesis_datasets(config.synthesis) for record in part.records]
+    sets = [_load(data) for data in config.data if data.damage]
+    if len({dataset.name for dataset in sets}) < len(sets):
+        raise ConfigError("data.damage: two of the data sets have one name; damage one of them, or rename its file")
+    for dataset, damage in zip(sets, (data.damage for data in config.data if data.damage), strict=True):
+        made += [(_name_in(dataset, record), record) for record in _copies(dataset, damage, config)]
+    return made
+
+
+def _types(config: SynthesisConfig) -> tuple[str, ...]:
+    types = tuple(distortions.TYPES) if config.types == ("all",) else config.types
+    unknown = [name for name in (*types, *config.rare) if name not in distortions.TYPES]
+    if unknown:
+        known = ", ".join(distortions.TYPES)
+        raise ConfigError(f"synthesis: no type is called {unknown[0]!r}; there are {known}")
+    lacking = [name for name in types if not distortions.available(name)]
+    if lacking and config.types != ("all",):
+        raise ConfigError(f"synthesis.types: this Pillow cannot make {', '.join(lacking)}; install a newer Pillow")
+    return tuple(name for name in types if name not in lacking)
+
+
+def _versions(photographs: Iterable[tuple[str, Record, Sequence[str]]], config: SynthesisConfig) -> list[Record]:
+    """Each photograph with each of its types at each level, with the teacher's or the stand-in's scores.
+
+    photographs: the name that the teacher's table has it by, the photograph, and its types; pristine has level 0 alone.
+    """
     teacher = _teacher(Path(config.scores)) if config.scores else None
-    records: tuple[list[Record], list[Record]] = ([], [])
-    missing = []
-    for record in pristine.values():
-        made = _share(types, config, record.group) if record.group in extra else types
-        for name, level in [(PRISTINE, 0), *((name, level) for name in made for level in config.levels)]:
+    made, missing = [], []
+    for name, record, types in photographs:
+        for kind, level in [(k, lv) for k in types for lv in ((0,) if k == PRISTINE else config.levels)]:
             score: float | None = 100 - _SURROGATE_STEP * level
             if teacher is not None:
-                score = teacher.get((record.group, name, level), teacher.get((record.path.name, name, level)))
+                score = teacher.get((name, kind, level), teacher.get((record.path.name, kind, level)))
                 if score is None:
-                    missing.append(f"{record.group}, {name}, level {level}")
-            records[record.group in extra].append(
-                replace(record, score=score, distortion=name, level=level or None, reference=record.path)
-            )
+                    missing.append(f"{name}, {kind}, level {level}")
+            made.append(replace(record, score=score, distortion=kind, level=level or None, reference=record.path))
     if missing:
         shown = "\n  ".join(missing[:_SHOWN])
         raise DatasetError(
             f"{config.scores}: {len(missing)} pictures have no score:\n  {shown}\nWrite a row for each, or leave out "
             "synthesis.scores"
         )
-    root = Path(config.pristine[0])
-    split_up, alone = (Dataset("synthesis", root, tuple(part), "quality", (0.0, 100.0), True) for part in records)
-    return split_up, alone
+    return made
 
 
-def _share(types: Sequence[str], config: SynthesisConfig, group: str) -> tuple[str, ...]:
-    """A share of the types, at least one: which, the photograph's name decides."""
-    name = zlib.crc32(group.encode("utf-8", "surrogateescape"))
-    count = max(1, round(config.extra_share * len(types)))
-    chosen = np.random.default_rng([config.seed, name]).permutation(len(types))[:count]
+def _copies(dataset: Dataset, share: float, config: TrainConfig) -> list[Record]:
+    """Damaged copies of a set's photographs to learn from, with the score of a pristine one so damaged."""
+    types = _types(config.synthesis)
+    photographs = []
+    for record in _split(dataset, config)[0].records:
+        if not record.distortion and record.score is not None:
+            name = _name_in(dataset, record)
+            photographs.append((name, record, _share(types, share, config.synthesis.seed, name)))
+    return _versions(photographs, config.synthesis)
+
+
+def _damaged(dataset: Dataset, share: float, config: TrainConfig) -> Dataset:
+    """The same with scores that begin at the photograph's own. dataset: with scores as quality."""
+    own = {record.path: record.score for record in dataset.records}
+    copies = (
+        replace(copy, score=score * copy.score / 100)
+        for copy in _copies(dataset, share, config)
+        if (score := own[copy.path]) is not None and copy.score is not None
+    )
+    return replace(dataset, records=tuple(copies))
+
+
+def _name_in(dataset: Dataset, record: Record) -> str:
+    return f"{dataset.name}/{Path(os.path.relpath(record.path, dataset.root)).as_posix()}"
+
+
+def _split(dataset: Dataset, config: TrainConfig) -> tuple[Dataset, ...]:
+    return split(dataset, [f for f in config.split.fractions if f > 0], config.split.seed)
+
+
+def _share(types: Sequence[str], share: float, seed: int, name: str) -> tuple[str, ...]:
+    """A share of the types, at least one: which, the seed and the photograph's name decide."""
+    count = max(1, round(share * len(types)))
+    key = zlib.crc32(name.encode("utf-8", "surrogateescape"))
+    chosen = np.random.default_rng([seed, key]).permutation(len(types))[:count]
     return tuple(types[i] for i in sorted(chosen))
 
 
@@ -247,10 +308,9 @@ def _with_references(dataset: Dataset) -> Dataset:
 
 
 def _parts(sources: Sequence[_Source], config: TrainConfig) -> dict[str, Samples]:
-    fractions = [f for f in config.split.fractions if f > 0]
-    parted = [split(source.dataset, fractions, config.split.seed) for source in sources]
+    parted = [_split(source.dataset, config) for source in sources]
     found = {}
-    for i, name in enumerate(PARTS[: len(fractions)]):
+    for i, name in enumerate(PARTS[: min(map(len, parted))]):
         mine = [(part[i], source) for part, source in zip(parted, sources, strict=True)]
         found[name] = _samples(_to_learn(*one, config.synthesis) if name == "training" else [one] for one in mine)
     return found
@@ -258,10 +318,10 @@ def _parts(sources: Sequence[_Source], config: TrainConfig) -> dict[str, Samples
 
 def _to_learn(part: Dataset, source: _Source, config: SynthesisConfig) -> list[tuple[Dataset, _Source]]:
     """What training sees of a source: of what is made here, without most of the rare types, and with the extra."""
-    if not source.variants:
-        return [(part, source)]
     extra = [(source.extra.dataset, source.extra)] if source.extra else []
-    return [(_without_rare(dataset, config), one) for dataset, one in [(part, source), *extra]]
+    return [
+        (_without_rare(dataset, config) if one.variants else dataset, one) for dataset, one in [(part, source), *extra]
+    ]
 
 
 def _without_rare(dataset: Dataset, config: SynthesisConfig) -> Dataset:

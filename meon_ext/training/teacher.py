@@ -19,7 +19,7 @@ from meon_ext.training.cache import PictureCache
 from meon_ext.training.config import TrainConfig
 from meon_ext.training.pictures import PRISTINE, Picture, PictureLoader
 from meon_ext.training.progress import Progress
-from meon_ext.training.samples import synthesis_datasets
+from meon_ext.training.samples import judged_pictures
 
 # DMOS of MDSI, fitted by ``python/fit_full_reference.py`` to those pictures of LIVE whose references are of Kodak's
 # PhotoCD, which are in the public domain.
@@ -58,22 +58,22 @@ def write_scores(config: TrainConfig, path: str | os.PathLike[str], cache: Pictu
     """
     synthesis = replace(config.synthesis, scores="")
     loader = PictureLoader.of(synthesis, cache)
-    records = [record for part in synthesis_datasets(synthesis) for record in part.records]
+    judged = judged_pictures(replace(config, synthesis=synthesis))
     # Of a picture without distortion one variant will do: all have the score of equal pictures.
     work = [
         [
             Picture(str(r.path), r.distortion or PRISTINE, r.level or 0, v)
             for v in range(synthesis.variants if r.level else 1)
         ]
-        for r in records
+        for _, r in judged
     ]
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(("image", "distortion", "level", "score"))
     progress = Progress("teacher", len(work))
     with multiprocessing.get_context("forkserver").Pool(jobs) as pool:
-        for record, score in zip(records, pool.imap(_Scorer(loader), work, chunksize=32), strict=True):
-            rows.writerow((record.group, record.distortion, record.level or 0, f"{score:.2f}"))
+        for (name, record), score in zip(judged, pool.imap(_Scorer(loader), work, chunksize=32), strict=True):
+            rows.writerow((name, record.distortion, record.level or 0, f"{score:.2f}"))
             progress.step()
     progress.clear()
     write_whole(path, text.getvalue().encode())
