@@ -7,15 +7,17 @@ Each step is left out where its result is in --out already: the clean photograph
 size, at which the traces of JPEG in those of BIQ2021 are fainter, as further pristine ones to learn from (reduced);
 scores by a teacher for the pictures that are made from pristine photographs (teacher.csv); links to the scenes of
 validation and to those that are held out for testing (validation/pristine, and validation/biq2021 with mos.csv; the
-same below held-out), for meon eval; training (python/configs/NAME.toml), and for meon once more from where that ends
-(finish). With --ship the result is copied to meon_ext/weights, whose cards say what the data are.
+same below held-out), for meon eval; training (python/configs/NAME.toml); and for meon runs that go on from where that
+ends (finish-0 and so on), on further pictures with their scores (finish.csv), whose networks' mean is the result
+(final). With --ship it is copied to meon_ext/weights, whose cards say what the data are.
 """
 
 import argparse
+import copy
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
@@ -23,11 +25,13 @@ from meon_ext.datasets import Dataset, load_dataset, split
 from meon_ext.images import load_image
 from meon_ext.training import SplitConfig, TrainConfig, TrainResult, config_from_mapping, load_config, resume, train
 from meon_ext.training.cache import PictureCache
+from meon_ext.training.checkpoint import write_mean
 from meon_ext.training.run import CONFIG_FILE
 from meon_ext.training.samples import Samples, gather
 from meon_ext.training.teacher import write_scores
 from meon_ext.weights_io import SUFFIX, WEIGHTS_FOLDER, read_weights, write_weights
 
+_CHECKPOINT = Path("checkpoints") / "best-joint.safetensors"  # of a run: the network that it keeps
 # The lowest quality that the word is for: the five of ITU-R BT.500, at equal distances.
 WORDS = (("excellent", 80.0), ("good", 60.0), ("fair", 40.0), ("poor", 20.0), ("bad", 0.0))
 
@@ -48,28 +52,55 @@ def main() -> None:
         parser.error("meon needs --biq2021, and meon-classic does without")
 
     arguments.out.mkdir(parents=True, exist_ok=True)
-    config, finish, reduced = _config(arguments)
+    recipe = _recipe(arguments)
+    config = recipe.config
     for folder in map(Path, config.synthesis.extra):
         if not folder.exists():
             sets = (load_dataset("biq2021", arguments.biq2021), load_dataset("folder", arguments.pristine))
-            _write_reduced(sets, config.split, folder, **reduced)
-    if not (scores := Path(config.synthesis.scores)).exists():
-        cache = PictureCache(config.cache, int(config.cache_gib * (1 << 30)))
-        print(f"{write_scores(config, scores, cache, arguments.jobs)} pictures judged: {scores}")
+            _write_reduced(sets, config.split, folder, **recipe.reduced)
+    _judge(config, arguments.jobs)
     # People's scores as they gave them, whatever scale training takes them to.
     own = replace(config, data=tuple(replace(data, scale=()) for data in config.data))
     parts = gather(own).joint
     for part, name in (("validation", "validation"), ("test", "held-out")):
         _link(parts[part], arguments.out / name)
     done = _train(config, arguments.out)
-    if finish is not None:
-        done = _train(finish, arguments.out / "finish")
+    if recipe.finish:
+        done = _finish(recipe, arguments.out, arguments.jobs)
     print(done.summary)
     if arguments.ship and done.weights is not None:
         weights = read_weights(done.weights)
         metadata = {**weights.metadata, "card": f"meon_ext/weights/{arguments.name}.md"}
+        if recipe.finish:  # the last that learned, of which the result is the mean
+            learned = read_weights(arguments.out / f"finish-{recipe.finish[0].seed}" / done.weights.name)
+            metadata["protocol"] = learned.metadata["protocol"]
         path = WEIGHTS_FOLDER / f"{arguments.name}{SUFFIX}"
         print(f"{path}: SHA-256 {write_weights(path, replace(weights, words=WORDS, metadata=metadata))}")
+
+
+class _Recipe(NamedTuple):
+    """config: of the run. reduced: how photographs are reduced. finish: of the runs that go on from its network."""
+
+    config: TrainConfig
+    reduced: dict[str, Any]
+    finish: list[TrainConfig]
+
+
+def _finish(recipe: _Recipe, out: Path, jobs: int) -> TrainResult:
+    _judge(recipe.finish[0], jobs)
+    folders = [out / f"finish-{config.seed}" for config in recipe.finish]
+    for config, folder in zip(recipe.finish, folders, strict=True):
+        _train(config, folder)
+    if not (mean := out / "mean.safetensors").exists():
+        write_mean(mean, [folder / _CHECKPOINT for folder in folders])
+    config = replace(recipe.config, pretrained=str(mean), joint=replace(recipe.config.joint, epochs=0))
+    return _train(config, out / "final")
+
+
+def _judge(config: TrainConfig, jobs: int) -> None:
+    if not (scores := Path(config.synthesis.scores)).exists():
+        cache = PictureCache(config.cache, int(config.cache_gib * (1 << 30)))
+        print(f"{write_scores(config, scores, cache, jobs)} pictures judged: {scores}")
 
 
 def _train(config: TrainConfig, folder: Path) -> TrainResult:
@@ -104,25 +135,30 @@ def _write_reduced(sets: Iterable[Dataset], splits: SplitConfig, folder: Path, l
     unfinished.rename(folder)
 
 
-def _config(arguments: argparse.Namespace) -> tuple[TrainConfig, TrainConfig | None, dict[str, Any]]:
-    """The run's; that of the run which goes on from its network as ``finish`` says; how photographs are reduced."""
+def _recipe(arguments: argparse.Namespace) -> _Recipe:
     path = Path(__file__).parent / "configs" / f"{arguments.name}.toml"
     settings = load_config(path)
-    reduced, finish = settings.pop("reduced", {}), settings.pop("finish", {})
-    settings["cache"] = str(arguments.out.parent / "cache")
+    finish = settings.pop("finish", {})
+    reduced = settings.pop("reduced", {})
+    out = arguments.out
+    settings["cache"] = str(out.parent / "cache")
     settings["threads"], settings["workers"] = arguments.threads, arguments.workers
     settings["pretrained"] = str(arguments.pretrained or "")
-    settings["synthesis"] |= {"pristine": [str(arguments.pristine)], "scores": str(arguments.out / "teacher.csv")}
+    settings["synthesis"] |= {"pristine": [str(arguments.pristine)], "scores": str(out / "teacher.csv")}
     if arguments.biq2021 is not None:
-        settings["synthesis"]["extra"] = [str(arguments.out / "reduced")]
+        settings["synthesis"]["extra"] = [str(out / "reduced")]
         settings["data"] = [{"name": "biq2021", "root": str(arguments.biq2021), **settings.pop("biq2021")}]
     config = config_from_mapping(settings, str(path))
-    if not finish:
-        return config, None, reduced
-    settings["pretrained"] = str(arguments.out / "checkpoints" / "best-joint.safetensors")
-    settings["synthesis"]["rare"] = finish.pop("rare")
-    settings["joint"] |= finish
-    return config, config_from_mapping(settings, str(path)), reduced
+    configs = []
+    for seed in finish.get("seeds", []):
+        going_on = copy.deepcopy(settings)
+        going_on["pretrained"] = str(out / _CHECKPOINT)
+        going_on["seed"] = seed
+        going_on["data"][0] |= finish["biq2021"]
+        going_on["synthesis"] |= {"scores": str(out / "finish.csv"), **finish["synthesis"]}
+        going_on["joint"] |= finish["joint"]
+        configs.append(config_from_mapping(going_on, str(path)))
+    return _Recipe(config, reduced, configs)
 
 
 if __name__ == "__main__":
