@@ -203,6 +203,25 @@ def test_a_made_picture_is_a_distorted_cut(tmp_path: Path) -> None:
     )
 
 
+def test_cuts_of_a_small_photograph_are_not_kept(tmp_path: Path) -> None:
+    small, large = tmp_path / "small.png", tmp_path / "large.png"
+    Image.fromarray(scene(1, 300, 280)).save(small)
+    Image.fromarray(scene(2, 800, 900)).save(large)
+    alone = PictureLoader(PictureCache(tmp_path / "none", 0), side=256, seed=1)
+    for path, scale, kept in ((small, (1.0, 1.0), 0), (large, (1.0, 1.0), 6), (small, (0.9, 1.0), 6)):
+        folder = tmp_path / f"{path.stem}{scale[0]}"
+        loader = PictureLoader(PictureCache(folder, 1 << 25), side=256, scale=scale, seed=1)
+        cuts = [Picture(str(path), variant=variant) for variant in range(6)]
+        first = [loader.load(cut) for cut in cuts]
+        assert len(list(folder.glob("*.npy"))) == kept + 1  # the photograph itself
+        for cut, pixels in zip(cuts, first, strict=True):
+            np.testing.assert_array_equal(loader.load(cut), pixels)
+            if scale == (1, 1):
+                np.testing.assert_array_equal(alone.load(cut), pixels)
+        loader.load(Picture(str(path), "jpeg", 3, 0))
+        assert len(list(folder.glob("*.npy"))) == kept + 2
+
+
 def test_jitter_makes_every_strength_and_keeps_to_the_levels(tmp_path: Path) -> None:
     path = str(write_scenes(tmp_path, ("a",)) / "a.png")
     cache = PictureCache(tmp_path / "c", 1 << 24)

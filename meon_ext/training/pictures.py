@@ -23,6 +23,7 @@ from meon_ext.training.config import SynthesisConfig
 from meon_ext.weights_io import CROP_SIZE
 
 PRISTINE = "pristine"
+_HARDLY_LARGER = 8
 _RECIPE = 1  # raise it when this module makes other pixels of the same arguments
 
 
@@ -77,37 +78,40 @@ class PictureLoader:
 
     def load(self, picture: Picture) -> NDArray[np.uint8]:
         """uint8 (H, W, 3), both sides at least 256; not to be written to. Raises ImageError for an unreadable file."""
-        if picture.variant >= 0 and picture.distortion == PRISTINE and self._scale == (1, 1):
-            # A mere cut is as soon made of the whole photograph as read, and many of them would crowd the cache.
-            return self._make(picture)
         key = self.key(picture)
         if (pixels := self._cache.get(key)) is not None:
             return pixels
-        pixels = load_image(picture.path).pixels if picture.variant < 0 else self._make(picture)
-        self._cache.put(key, pixels)
+        if picture.variant < 0:
+            pixels, keep = load_image(picture.path).pixels, True
+        else:
+            pixels, keep = self._make(picture)
+        if keep:
+            self._cache.put(key, pixels)
         return pixels
 
     def undistorted(self, picture: Picture) -> NDArray[np.uint8]:
         """The same cut of the same picture as ``load`` gives, before it was distorted."""
-        return self.load(picture) if picture.variant < 0 else self._clean(picture)[0]
+        return self.load(picture) if picture.variant < 0 else self._clean(self.load(Picture(picture.path)), picture)[0]
 
-    def _make(self, picture: Picture) -> NDArray[np.uint8]:
-        pixels, random = self._clean(picture)
+    def _make(self, picture: Picture) -> tuple[NDArray[np.uint8], bool]:
+        """The pixels, and whether they are worth keeping: many mere cuts of a photograph that is hardly larger, and as
+        soon read, would crowd the cache."""
+        whole = self.load(Picture(picture.path))
+        pixels, random = self._clean(whole, picture)
         if picture.distortion == PRISTINE:
-            return pixels
+            return pixels, self._scale != (1, 1) or whole.nbytes > _HARDLY_LARGER * pixels.nbytes
         seed = int(random.integers(2**31))
         level: float = picture.level
         if self._jitter:
             level += random.uniform(-self._jitter, self._jitter)
             level = float(np.clip(level, LOWEST_LEVEL, max(distortions.LEVELS)))
-        return distortions.distort(pixels, picture.distortion, level, seed=seed)
+        return distortions.distort(pixels, picture.distortion, level, seed=seed), True
 
-    def _clean(self, picture: Picture) -> tuple[NDArray[np.uint8], np.random.Generator]:
-        pixels = self.load(Picture(picture.path))
+    def _clean(self, whole: NDArray[np.uint8], picture: Picture) -> tuple[NDArray[np.uint8], np.random.Generator]:
         name = zlib.crc32(Path(picture.path).name.encode("utf-8", "surrogateescape"))
         what = zlib.crc32(picture.distortion.encode())
         random = np.random.default_rng([self._seed, name, what, picture.level, picture.variant])
-        return _cut(_resampled(pixels, self._scale, random), self._side, random), random
+        return _cut(_resampled(whole, self._scale, random), self._side, random), random
 
 
 @functools.cache
