@@ -150,12 +150,13 @@ def _recipe(arguments: argparse.Namespace) -> _Recipe:
         settings["data"] = [{"name": "biq2021", "root": str(arguments.biq2021), **settings.pop("biq2021")}]
     config = config_from_mapping(settings, str(path))
     configs = []
-    for seed in finish.get("seeds", []):
+    for seed, rare_share in enumerate(finish.get("rare_shares", [])):
         going_on = copy.deepcopy(settings)
         going_on["pretrained"] = str(out / _CHECKPOINT)
         going_on["seed"] = seed
         going_on["data"][0] |= finish["biq2021"]
         going_on["synthesis"] |= {"scores": str(out / "finish.csv"), **finish["synthesis"]}
+        going_on["synthesis"]["rare_share"] = rare_share
         going_on["joint"] |= finish["joint"]
         configs.append(config_from_mapping(going_on, str(path)))
     return _Recipe(config, reduced, configs)
