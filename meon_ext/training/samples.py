@@ -310,7 +310,7 @@ def _with_references(dataset: Dataset) -> Dataset:
 def _parts(sources: Sequence[_Source], config: TrainConfig) -> dict[str, Samples]:
     parted = [_split(source.dataset, config) for source in sources]
     found = {}
-    for i, name in enumerate(PARTS[: min(map(len, parted))]):
+    for i, name in enumerate(PARTS[: len(parted[0])]):
         mine = [(part[i], source) for part, source in zip(parted, sources, strict=True)]
         found[name] = _samples(_to_learn(*one, config.synthesis) if name == "training" else [one] for one in mine)
     return found
