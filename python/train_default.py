@@ -8,12 +8,13 @@ size, at which the traces of JPEG in those of BIQ2021 are fainter, as further pr
 scores by a teacher for the pictures that are made from pristine photographs (teacher.csv); links to the scenes of
 validation and to those that are held out for testing (validation/pristine, and validation/biq2021 with mos.csv; the
 same below held-out), for meon eval; training (python/configs/NAME.toml); and for meon runs that go on from where that
-ends (finish-0 and so on), on further pictures with their scores (finish.csv), whose networks' mean is the result
+ends (finish-1 and so on), some on further pictures with their scores (finish.csv), whose networks' mean is the result
 (final). With --ship it is copied to meon_ext/weights, whose cards say what the data are.
 """
 
 import argparse
 import copy
+import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -51,7 +52,8 @@ def main() -> None:
     if (arguments.name == "meon") != (arguments.biq2021 is not None):
         parser.error("meon needs --biq2021, and meon-classic does without")
 
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    out = arguments.out
+    out.mkdir(parents=True, exist_ok=True)
     recipe = _recipe(arguments)
     config = recipe.config
     for folder in map(Path, config.synthesis.extra):
@@ -63,17 +65,18 @@ def main() -> None:
     own = replace(config, data=tuple(replace(data, scale=()) for data in config.data))
     parts = gather(own).joint
     for part, name in (("validation", "validation"), ("test", "held-out")):
-        _link(parts[part], arguments.out / name)
-    done = _train(config, arguments.out)
+        _link(parts[part], out / name)
+    done = _train(config, out)
     if recipe.finish:
-        done = _finish(recipe, arguments.out, arguments.jobs)
+        done = _finish(recipe, out, arguments.jobs)
     print(done.summary)
     if arguments.ship and done.weights is not None:
         weights = read_weights(done.weights)
         metadata = {**weights.metadata, "card": f"meon_ext/weights/{arguments.name}.md"}
-        if recipe.finish:  # the last that learned, of which the result is the mean
-            learned = read_weights(arguments.out / f"finish-{recipe.finish[0].seed}" / done.weights.name)
-            metadata["protocol"] = learned.metadata["protocol"]
+        if recipe.finish:
+            runs = [out, *(out / f"finish-{i + 1}" for i in range(len(recipe.finish)))]
+            first, *then = (json.loads(read_weights(run / done.weights.name).metadata["protocol"]) for run in runs)
+            metadata["protocol"] = json.dumps({"first": first, "then the mean of": then})
         path = WEIGHTS_FOLDER / f"{arguments.name}{SUFFIX}"
         print(f"{path}: SHA-256 {write_weights(path, replace(weights, words=WORDS, metadata=metadata))}")
 
@@ -87,12 +90,13 @@ class _Recipe(NamedTuple):
 
 
 def _finish(recipe: _Recipe, out: Path, jobs: int) -> TrainResult:
-    _judge(recipe.finish[0], jobs)
-    folders = [out / f"finish-{config.seed}" for config in recipe.finish]
-    for config, folder in zip(recipe.finish, folders, strict=True):
-        _train(config, folder)
+    checkpoints = []
+    for i, config in enumerate(recipe.finish):
+        _judge(config, jobs)
+        _train(config, out / f"finish-{i + 1}")
+        checkpoints.append(out / f"finish-{i + 1}" / _CHECKPOINT)
     if not (mean := out / "mean.safetensors").exists():
-        write_mean(mean, [folder / _CHECKPOINT for folder in folders])
+        write_mean(mean, checkpoints)
     config = replace(recipe.config, pretrained=str(mean), joint=replace(recipe.config.joint, epochs=0))
     return _train(config, out / "final")
 
@@ -138,7 +142,7 @@ def _write_reduced(sets: Iterable[Dataset], splits: SplitConfig, folder: Path, l
 def _recipe(arguments: argparse.Namespace) -> _Recipe:
     path = Path(__file__).parent / "configs" / f"{arguments.name}.toml"
     settings = load_config(path)
-    finish = settings.pop("finish", {})
+    finish = settings.pop("finish", [])
     reduced = settings.pop("reduced", {})
     out = arguments.out
     settings["cache"] = str(out.parent / "cache")
@@ -150,14 +154,12 @@ def _recipe(arguments: argparse.Namespace) -> _Recipe:
         settings["data"] = [{"name": "biq2021", "root": str(arguments.biq2021), **settings.pop("biq2021")}]
     config = config_from_mapping(settings, str(path))
     configs = []
-    for seed, rare_share in enumerate(finish.get("rare_shares", [])):
-        going_on = copy.deepcopy(settings)
-        going_on["pretrained"] = str(out / _CHECKPOINT)
-        going_on["seed"] = seed
-        going_on["data"][0] |= finish["biq2021"]
-        going_on["synthesis"] |= {"scores": str(out / "finish.csv"), **finish["synthesis"]}
-        going_on["synthesis"]["rare_share"] = rare_share
-        going_on["joint"] |= finish["joint"]
+    for change in finish:
+        going_on = copy.deepcopy(settings) | {"seed": change.get("seed", 0), "pretrained": str(out / _CHECKPOINT)}
+        going_on["data"][0] |= change.get("biq2021", {})
+        going_on["synthesis"] |= change["synthesis"]
+        going_on["synthesis"]["scores"] = str(out / change["synthesis"].get("scores", "teacher.csv"))
+        going_on["joint"] |= change["joint"]
         configs.append(config_from_mapping(going_on, str(path)))
     return _Recipe(config, reduced, configs)
 
