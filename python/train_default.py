@@ -128,14 +128,19 @@ def _write_reduced(sets: Iterable[Dataset], splits: SplitConfig, folder: Path, l
     """The clean photographs of the sets' training parts, reduced to that shorter side, as lossless files."""
     unfinished = folder.with_suffix(".part")
     unfinished.mkdir(exist_ok=True)
+    written: dict[str, Path] = {}
     for dataset in sets:
         for record in split(dataset, splits.fractions, splits.seed)[0].records:
             if record.score is None or record.score >= least_mos:
+                name = f"{dataset.name}-{record.path.stem}.png"
+                if name in written:
+                    raise SystemExit(f"{record.path} and {written[name]} have one name at a reduced size; rename one")
+                written[name] = record.path
                 photograph = Image.fromarray(load_image(record.path).pixels)
                 factor = side / min(photograph.size)
                 size = (round(photograph.width * factor), round(photograph.height * factor))
                 reduced = photograph.resize(size, Image.Resampling.LANCZOS)
-                reduced.save(unfinished / f"{dataset.name}-{record.path.stem}.png")
+                reduced.save(unfinished / name)
     unfinished.rename(folder)
 
 
