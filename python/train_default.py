@@ -74,7 +74,7 @@ def main() -> None:
         weights = read_weights(done.weights)
         metadata = {**weights.metadata, "card": f"meon_ext/weights/{arguments.name}.md"}
         if recipe.finish:
-            runs = [out, *(out / f"finish-{i + 1}" for i in range(len(recipe.finish)))]
+            runs = [out, *recipe.finish]
             first, *then = (json.loads(read_weights(run / done.weights.name).metadata["protocol"]) for run in runs)
             metadata["protocol"] = json.dumps({"first": first, "then the mean of": then})
         path = WEIGHTS_FOLDER / f"{arguments.name}{SUFFIX}"
@@ -82,21 +82,20 @@ def main() -> None:
 
 
 class _Recipe(NamedTuple):
-    """config: of the run. reduced: how photographs are reduced. finish: of the runs that go on from its network."""
+    """config: of the run. reduced: how photographs are reduced. finish: by folder, of the runs that go on from its
+    network."""
 
     config: TrainConfig
     reduced: dict[str, Any]
-    finish: list[TrainConfig]
+    finish: dict[Path, TrainConfig]
 
 
 def _finish(recipe: _Recipe, out: Path, jobs: int) -> TrainResult:
-    checkpoints = []
-    for i, config in enumerate(recipe.finish):
+    for folder, config in recipe.finish.items():
         _judge(config, jobs)
-        _train(config, out / f"finish-{i + 1}")
-        checkpoints.append(out / f"finish-{i + 1}" / _CHECKPOINT)
+        _train(config, folder)
     if not (mean := out / "mean.safetensors").exists():
-        write_mean(mean, checkpoints)
+        write_mean(mean, [folder / _CHECKPOINT for folder in recipe.finish])
     config = replace(recipe.config, pretrained=str(mean), joint=replace(recipe.config.joint, epochs=0))
     return _train(config, out / "final")
 
@@ -158,14 +157,14 @@ def _recipe(arguments: argparse.Namespace) -> _Recipe:
         settings["synthesis"]["extra"] = [str(out / "reduced")]
         settings["data"] = [{"name": "biq2021", "root": str(arguments.biq2021), **settings.pop("biq2021")}]
     config = config_from_mapping(settings, str(path))
-    configs = []
-    for change in finish:
+    configs = {}
+    for number, change in enumerate(finish, 1):
         going_on = copy.deepcopy(settings) | {"seed": change.get("seed", 0), "pretrained": str(out / _CHECKPOINT)}
         going_on["data"][0] |= change.get("biq2021", {})
         going_on["synthesis"] |= change["synthesis"]
         going_on["synthesis"]["scores"] = str(out / change["synthesis"].get("scores", "teacher.csv"))
         going_on["joint"] |= change["joint"]
-        configs.append(config_from_mapping(going_on, str(path)))
+        configs[out / f"finish-{number}"] = config_from_mapping(going_on, str(path))
     return _Recipe(config, reduced, configs)
 
 

@@ -59,9 +59,9 @@ def write_mean(path: str | os.PathLike[str], checkpoints: Sequence[str | os.Path
     """
     found = [read_checkpoint(checkpoint) for checkpoint in checkpoints]
     first, state = found[0]
-    for checkpoint, (tensors, other) in zip(checkpoints, found, strict=True):
-        shapes = [{name: tensor.shape for name, tensor in one.items()} for one in (first, tensors)]
-        if shapes[0] != shapes[1] or other.get("classes") != state.get("classes"):
+    kinds = [({name: tensor.shape for name, tensor in one.items()}, other.get("classes")) for one, other in found]
+    for checkpoint, kind in zip(checkpoints, kinds, strict=True):
+        if kind != kinds[0]:
             raise TrainingError(f"{checkpoint}: is of another network than {checkpoints[0]}; name runs of one network")
     mean = {
         name: torch.stack([one[name].double() for one, _ in found]).mean(dim=0).to(tensor.dtype)

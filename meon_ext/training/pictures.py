@@ -82,10 +82,14 @@ class PictureLoader:
         if (pixels := self._cache.get(key)) is not None:
             return pixels
         if picture.variant < 0:
-            pixels, keep = load_image(picture.path).pixels, True
-        else:
-            pixels, keep = self._make(picture)
-        if keep:
+            pixels = load_image(picture.path).pixels
+            self._cache.put(key, pixels)
+            return pixels
+        whole = self.load(Picture(picture.path))
+        pixels = self._make(whole, picture)
+        # Many mere cuts of a photograph that is hardly larger, and as soon read, would crowd the cache.
+        mere_cut = picture.distortion == PRISTINE and self._scale == (1, 1)
+        if not mere_cut or whole.nbytes > _HARDLY_LARGER * pixels.nbytes:
             self._cache.put(key, pixels)
         return pixels
 
@@ -93,19 +97,16 @@ class PictureLoader:
         """The same cut of the same picture as ``load`` gives, before it was distorted."""
         return self.load(picture) if picture.variant < 0 else self._clean(self.load(Picture(picture.path)), picture)[0]
 
-    def _make(self, picture: Picture) -> tuple[NDArray[np.uint8], bool]:
-        """The pixels, and whether they are worth keeping: many mere cuts of a photograph that is hardly larger, and as
-        soon read, would crowd the cache."""
-        whole = self.load(Picture(picture.path))
+    def _make(self, whole: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
         pixels, random = self._clean(whole, picture)
         if picture.distortion == PRISTINE:
-            return pixels, self._scale != (1, 1) or whole.nbytes > _HARDLY_LARGER * pixels.nbytes
+            return pixels
         seed = int(random.integers(2**31))
         level: float = picture.level
         if self._jitter:
             level += random.uniform(-self._jitter, self._jitter)
             level = float(np.clip(level, LOWEST_LEVEL, max(distortions.LEVELS)))
-        return distortions.distort(pixels, picture.distortion, level, seed=seed), True
+        return distortions.distort(pixels, picture.distortion, level, seed=seed)
 
     def _clean(self, whole: NDArray[np.uint8], picture: Picture) -> tuple[NDArray[np.uint8], np.random.Generator]:
         name = zlib.crc32(Path(picture.path).name.encode("utf-8", "surrogateescape"))

@@ -120,7 +120,8 @@ def _protocol(config: TrainConfig) -> dict[str, Any]:
     settings = asdict(config)
     for name in ("cache", "cache_gib", "workers", "threads", "tensorboard", "device", "checkpoint_steps", "pretrained"):
         del settings[name]
-    settings["data"] = [{"name": d.name, "repeat": d.repeat, "scale": d.scale, "damage": d.damage} for d in config.data]
+    for data in settings["data"]:
+        del data["root"]
     for name in ("pristine", "extra"):
         settings["synthesis"][name] = [Path(p).name for p in getattr(config.synthesis, name)]
     settings["synthesis"]["scores"] = Path(config.synthesis.scores).name

@@ -21,6 +21,8 @@ from meon_ext.training.config import DataConfig, SynthesisConfig, TrainConfig
 from meon_ext.training.pictures import PRISTINE, Picture
 
 PARTS = ("training", "validation", "test")
+# (image, distortion, level) -> quality 0..100.
+Teacher = Mapping[tuple[str, str, int], float]
 _SURROGATE_STEP = 16.0
 _SHOWN = 20
 
@@ -99,10 +101,12 @@ def gather(config: TrainConfig) -> Gathered:
     Raises ConfigError and DatasetError with everything that is missing or does not fit.
     """
     sets = [_load(data) for data in config.data]
-    synthetic = synthesis_datasets(config.synthesis) if config.synthesis.pristine else None
+    synthesis = config.synthesis
+    teacher = _teacher(Path(synthesis.scores)) if synthesis.pristine and synthesis.scores else None
+    synthetic = synthesis_datasets(synthesis, teacher) if synthesis.pristine else None
     joint = [_Source(d, c.repeat) for d, c in zip(sets, config.data, strict=True)]
-    if synthetic is not None and (config.synthesis.joint or not sets):
-        joint.append(_synthetic(config.synthesis, synthetic, config.synthesis.repeat))
+    if synthetic is not None and (synthesis.joint or not sets):
+        joint.append(_synthetic(synthesis, synthetic, synthesis.repeat))
     joint = [replace(source, dataset=_with_references(source.dataset)) for source in joint]
     if len(joint) == 1:
         unit = joint[0].dataset
@@ -111,9 +115,9 @@ def gather(config: TrainConfig) -> Gathered:
         unit = joint[0].dataset
         for i, data in enumerate(config.data):
             if data.damage:
-                copies = _damaged(joint[i].dataset, data.damage, config)
-                joint[i] = replace(joint[i], extra=_Source(copies, config.synthesis.repeat, config.synthesis.variants))
-    first = [_synthetic(config.synthesis, synthetic, 1)] if synthetic is not None else joint
+                copies = _damaged(joint[i].dataset, data.damage, config, teacher)
+                joint[i] = replace(joint[i], extra=_Source(copies, synthesis.repeat, synthesis.variants))
+    first = [_synthetic(synthesis, synthetic, 1)] if synthetic is not None else joint
     joint_parts, first_parts = (_parts(sources, config) for sources in (joint, first))
     kinds = _kinds(first_parts.values(), config)
     classes = _classes([*joint_parts.values(), *first_parts.values()], config)
@@ -131,9 +135,9 @@ def gather(config: TrainConfig) -> Gathered:
     )
 
 
-def synthesis_datasets(config: SynthesisConfig) -> tuple[Dataset, Dataset]:
-    """The pictures that step 1 is to make, as data sets whose scores are the teacher's or the stand-in's: those of the
-    photographs that are split, and those of the photographs to learn from alone."""
+def synthesis_datasets(config: SynthesisConfig, teacher: Teacher | None) -> tuple[Dataset, Dataset]:
+    """The pictures that step 1 is to make, as data sets whose scores are the teacher's or, without one, the stand-in's:
+    those of the photographs that are split, and those of the photographs to learn from alone."""
     types = _types(config)
     pristine: dict[str, Record] = {}
     extra: set[str] = set()
@@ -147,7 +151,8 @@ def synthesis_datasets(config: SynthesisConfig) -> tuple[Dataset, Dataset]:
     shares = {
         group: _share(types, config.extra_share, config.seed, group) if group in extra else types for group in pristine
     }
-    made = _versions(((group, record, (PRISTINE, *shares[group])) for group, record in pristine.items()), config)
+    photographs = ((group, record, (PRISTINE, *shares[group])) for group, record in pristine.items())
+    made = _versions(photographs, config, teacher)
     root = Path(config.pristine[0])
     split_up, alone = (
         Dataset("synthesis", root, tuple(r for r in made if (r.group in extra) is further), "quality", (0, 100), True)
@@ -157,13 +162,14 @@ def synthesis_datasets(config: SynthesisConfig) -> tuple[Dataset, Dataset]:
 
 
 def judged_pictures(config: TrainConfig) -> list[tuple[str, Record]]:
-    """All pictures that are made of photographs, each with the name that the teacher's table has its photograph by."""
-    made = [(record.group, record) for part in synthesis_datasets(config.synthesis) for record in part.records]
-    sets = [_load(data) for data in config.data if data.damage]
-    if len({dataset.name for dataset in sets}) < len(sets):
+    """All pictures that are made of photographs, each with the name that the teacher's table has its photograph by;
+    their scores are the stand-in's."""
+    made = [(record.group, record) for part in synthesis_datasets(config.synthesis, None) for record in part.records]
+    damaged = [(_load(data), data.damage) for data in config.data if data.damage]
+    if len({dataset.name for dataset, _ in damaged}) < len(damaged):
         raise ConfigError("data.damage: two of the data sets have one name; damage one of them, or rename its file")
-    for dataset, damage in zip(sets, (data.damage for data in config.data if data.damage), strict=True):
-        made += [(_name_in(dataset, record), record) for record in _copies(dataset, damage, config)]
+    for dataset, share in damaged:
+        made += [(_name_in(dataset, record), record) for record in _copies(dataset, share, config, None)]
     return made
 
 
@@ -179,12 +185,13 @@ def _types(config: SynthesisConfig) -> tuple[str, ...]:
     return tuple(name for name in types if name not in lacking)
 
 
-def _versions(photographs: Iterable[tuple[str, Record, Sequence[str]]], config: SynthesisConfig) -> list[Record]:
+def _versions(
+    photographs: Iterable[tuple[str, Record, Sequence[str]]], config: SynthesisConfig, teacher: Teacher | None
+) -> list[Record]:
     """Each photograph with each of its types at each level, with the teacher's or the stand-in's scores.
 
     photographs: the name that the teacher's table has it by, the photograph, and its types; pristine has level 0 alone.
     """
-    teacher = _teacher(Path(config.scores)) if config.scores else None
     made, missing = [], []
     for name, record, types in photographs:
         for kind, level in [(k, lv) for k in types for lv in ((0,) if k == PRISTINE else config.levels)]:
@@ -203,7 +210,7 @@ def _versions(photographs: Iterable[tuple[str, Record, Sequence[str]]], config: 
     return made
 
 
-def _copies(dataset: Dataset, share: float, config: TrainConfig) -> list[Record]:
+def _copies(dataset: Dataset, share: float, config: TrainConfig, teacher: Teacher | None) -> list[Record]:
     """Damaged copies of a set's photographs to learn from, with the score of a pristine one so damaged."""
     types = _types(config.synthesis)
     photographs = []
@@ -211,15 +218,15 @@ def _copies(dataset: Dataset, share: float, config: TrainConfig) -> list[Record]
         if not record.distortion and record.score is not None:
             name = _name_in(dataset, record)
             photographs.append((name, record, _share(types, share, config.synthesis.seed, name)))
-    return _versions(photographs, config.synthesis)
+    return _versions(photographs, config.synthesis, teacher)
 
 
-def _damaged(dataset: Dataset, share: float, config: TrainConfig) -> Dataset:
+def _damaged(dataset: Dataset, share: float, config: TrainConfig, teacher: Teacher | None) -> Dataset:
     """The same with scores that begin at the photograph's own. dataset: with scores as quality."""
     own = {record.path: record.score for record in dataset.records}
     copies = (
         replace(copy, score=score * copy.score / 100)
-        for copy in _copies(dataset, share, config)
+        for copy in _copies(dataset, share, config, teacher)
         if (score := own[copy.path]) is not None and copy.score is not None
     )
     return replace(dataset, records=tuple(copies))
@@ -393,8 +400,8 @@ def _type_order(names: Iterable[str]) -> list[str]:
     return sorted(set(names), key=place)
 
 
-def _teacher(path: Path) -> dict[tuple[str, str, int], float]:
-    """(image, distortion, level) -> quality 0..100, from a CSV file."""
+def _teacher(path: Path) -> Teacher:
+    """From a CSV file."""
     table = read_table(path)
     absent = {"image", "distortion", "level", "score"} - set(table.columns)
     if absent:

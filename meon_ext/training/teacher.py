@@ -7,7 +7,6 @@ import io
 import multiprocessing
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,14 +55,13 @@ def write_scores(config: TrainConfig, path: str | os.PathLike[str], cache: Pictu
     Each score is the mean over a picture's variants. cache: keeps the pictures for the run. jobs: processes.
     Raises DatasetError and ImageError for pristine pictures that cannot be read.
     """
-    synthesis = replace(config.synthesis, scores="")
-    loader = PictureLoader.of(synthesis, cache)
-    judged = judged_pictures(replace(config, synthesis=synthesis))
+    loader = PictureLoader.of(config.synthesis, cache)
+    judged = judged_pictures(config)
     # Of a picture without distortion one variant will do: all have the score of equal pictures.
     work = [
         [
             Picture(str(r.path), r.distortion or PRISTINE, r.level or 0, v)
-            for v in range(synthesis.variants if r.level else 1)
+            for v in range(config.synthesis.variants if r.level else 1)
         ]
         for _, r in judged
     ]
