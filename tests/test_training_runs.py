@@ -17,12 +17,16 @@ import pytest
 import torch
 from training_runs import scene, small_settings, write_scenes
 
-from meon_ext import MEON, Scorer
+from meon_ext import MEON, Scorer, metrics
 from meon_ext.cli import main
 from meon_ext.errors import ConfigError, DatasetError, TrainingError
-from meon_ext.training import config_from_mapping, optimise, resume, train
+from meon_ext.training import config_from_mapping, evaluate, optimise, resume, train
+from meon_ext.training.cache import PictureCache
 from meon_ext.training.checkpoint import read_checkpoint, under, write_checkpoint, write_mean
 from meon_ext.training.journal import read_log
+from meon_ext.training.network import new_model
+from meon_ext.training.pictures import PictureLoader
+from meon_ext.training.samples import gather
 from meon_ext.weights_io import read_weights
 
 
@@ -237,6 +241,44 @@ def test_the_mean_of_networks_goes_on_as_one(folder: Path) -> None:
             folder / "no.safetensors",
             [folder / "first" / best, folder / "first" / "checkpoints" / "best-pretraining.safetensors"],
         )
+
+
+def test_figures_of_a_run_are_those_of_its_validation_pictures(folder: Path) -> None:
+    write_scenes(folder / "photos", tuple("pqrst"))
+    rows = "".join(f"photos/{name}.png,{i}\n" for i, name in enumerate("pqrst"))
+    (folder / "mos.csv").write_text("path,mos\n" + rows)
+    settings = small_settings(
+        folder,
+        data=[{"name": "csv", "root": str(folder / "mos.csv")}],
+        synthesis={"joint": True, "pristine_repeat": 6},
+        split={"training": 0.4, "validation": 0.4, "test": 0.2},
+    )
+    config = config_from_mapping(settings)
+    train(config, folder / "run")
+    script = Path(__file__).resolve().parent.parent / "python" / "run_figures.py"
+    done = subprocess.run([sys.executable, script, folder / "run"], capture_output=True, text=True, check=True)
+    head, row = done.stdout.splitlines()
+    checkpoint = folder / "run" / "checkpoints" / "best-joint.safetensors"
+    assert head.split() == ["SRCC,", "people", "SRCC,", "teacher", "D-test", "types", "right"]
+    assert row.endswith(f"  {checkpoint}")
+    model = new_model(config.network, ("white_noise", "gaussian_blur", "pristine"), 0)
+    model.load_state_dict(read_checkpoint(checkpoint)[0])
+    samples = gather(config).joint["validation"]
+    samples = samples.take(np.array([i for i, p in enumerate(samples.pictures) if p.variant < 4 or p.level]))
+    loader = PictureLoader.of(config.synthesis, PictureCache(folder / "none", 0))
+    found = evaluate.predict(model, samples, loader, torch.device("cpu"), 4)
+    made, level = samples.source == 1, samples.level
+    scene = np.array([picture.path for picture in samples.pictures])
+    pristine = [found.quality[made & (level == 0) & (scene == path)].mean() for path in np.unique(scene[made])]
+    expected = (
+        metrics.srcc(found.quality[~made], samples.score[~made]),
+        metrics.srcc(found.quality[level > 0], samples.score[level > 0]),
+        metrics.d_test(pristine, found.quality[level > 0]),
+    )
+    assert len(pristine) == 2 and (made & (level == 0)).sum() == 8
+    assert [float(text) for text in row.split()[:3]] == pytest.approx(expected, abs=6e-4)
+    right = np.array(model.classes)[found.probabilities().argmax(axis=1)][made] == samples.distortion[made]
+    assert float(row.split()[3].rstrip("%")) == pytest.approx(100 * right.mean(), abs=0.06)
 
 
 def test_workers_change_nothing(folder: Path) -> None:
