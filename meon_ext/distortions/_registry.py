@@ -28,6 +28,7 @@ _TID2013_LEVELS = "levels at about the PSNR that TID2013 aims for"
 _KADID10K_LEVELS = "levels of KADID-10k's published code"
 _TID2013_LADDER = (33, 30, 27, 24, 21)
 _PSNR = "PSNR before clipping, dB"
+_ERRORS_PSNR = "PSNR of what the errors do, dB"
 
 
 @dataclass(frozen=True)
@@ -127,18 +128,20 @@ TYPES: Mapping[str, DistortionType] = _table(
         "JPEG transmission errors",
         12,
         None,
-        "share of the restart intervals",
-        (0.005, 0.015, 0.04, 0.1, 0.25),
+        _ERRORS_PSNR,
+        _TID2013_LADDER,
         _transmission.jpeg,
+        _TID2013_LEVELS,
     ),
     _type_of(
         "jpeg2000_transmission",
         "JPEG 2000 transmission errors",
         13,
         None,
-        "share of the code blocks",
-        (0.02, 0.05, 0.1, 0.2, 0.4),
+        _ERRORS_PSNR,
+        _TID2013_LADDER,
         _transmission.jpeg2000,
+        _TID2013_LEVELS,
     ),
     _type_of(
         "pattern_shift",

@@ -13,25 +13,55 @@ from meon_ext.distortions._planes import Floats, Pixels, from_ycc, to_ycc
 from meon_ext.distortions._wavelets import decompose, recompose
 
 _JPEG_QUALITY = 90
-_RESTART_INTERVAL = 4  # in units of 16 x 16 pixels: how far an error reaches at most
+_UNIT = 16  # pixels on a side of a unit of JPEG's coding, with chroma at half size as is Pillow's default
+_RESTART_INTERVAL = 4  # in units: how far an error reaches at most
 _WAVELET_LEVELS = 5
 _CODE_BLOCK = 64  # as in OpenJPEG's default
 _PLANES_AT_RISK = 5  # an error strikes one of a code block's uppermost bit planes
+_ENERGIES = (1.05, 1.05, 0.27)  # what a coefficient of 1 adds to the picture, in each band; four times at each level
+_NEARLY = 0.9  # of the squared error that is asked for: under half a decibel less
 
 
-def jpeg(pixels: Pixels, share: float, random: np.random.Generator) -> Pixels:
-    """Bits flipped in this share of the restart intervals of a JPEG stream, at least in one.
+def jpeg(pixels: Pixels, psnr: float, random: np.random.Generator) -> Pixels:
+    """Bits flipped in some of the restart intervals of a JPEG stream, as many as bring it to about that PSNR in dB
+    against what was sent, at least one.
 
     Markers are neither hit nor made, so the decoder finds each restart marker and goes on behind it; what it makes of
-    the interval until then is up to the bits.
+    the interval until then is up to the bits. So one stream with all of them hit shows what each hit does.
     """
     sent = encoded(pixels, "JPEG", quality=_JPEG_QUALITY, restart_marker_blocks=_RESTART_INTERVAL)
-    stream = np.frombuffer(sent, np.uint8).copy()
-    intervals = list(_restart_intervals(sent))
-    hits = random.choice(len(intervals), max(1, round(share * len(intervals))), replace=False)
-    for hit in np.sort(hits):
-        _flip_a_bit(stream[slice(*intervals[hit])], random)
-    return decoded(stream.tobytes(), pixels)
+    intervals = [slice(*ends) for ends in _restart_intervals(sent)]
+    clean, struck = np.frombuffer(sent, np.uint8).copy(), np.frombuffer(sent, np.uint8).copy()
+    for interval in intervals:
+        _flip_a_bit(struck[interval], random)
+    difference = decoded(struck.tobytes(), pixels).astype(np.float32) - decoded(sent, pixels)
+    errors = _interval_sums((difference**2).sum(2), len(intervals))
+    for hit in _chosen(errors, psnr, pixels, random):
+        clean[intervals[hit]] = struck[intervals[hit]]
+    return decoded(clean.tobytes(), pixels)
+
+
+def _interval_sums(plane: Floats, count: int) -> NDArray[np.float64]:
+    """The sum over each restart interval's pixels."""
+    rows, columns = (-(-side // _UNIT) for side in plane.shape)
+    padded = np.pad(plane, [(0, -side % _UNIT) for side in plane.shape])
+    units = padded.reshape(rows, _UNIT, columns, _UNIT).sum((1, 3), dtype=np.float64).ravel()
+    return np.bincount(np.arange(len(units)) // _RESTART_INTERVAL, units, count)
+
+
+def _chosen(errors: NDArray[np.float64], psnr: float, pixels: Pixels, random: np.random.Generator) -> list[int]:
+    """Which of the possible errors, each of this squared sum, strike: in random order those that still fit, until the
+    PSNR in dB is nearly reached; at least the least of them."""
+    wanted = pixels.size * 255**2 / 10 ** (psnr / 10)
+    chosen, total = [], 0.0
+    for place in random.permutation(len(errors)):
+        if errors[place] > 0 and total + errors[place] <= wanted:
+            chosen.append(int(place))
+            total += errors[place]
+            if total >= _NEARLY * wanted:
+                break
+    felt = np.flatnonzero(errors)
+    return chosen or felt[np.argsort(errors[felt])[:1]].tolist()
 
 
 def _restart_intervals(stream: bytes) -> Iterator[tuple[int, int]]:
@@ -54,8 +84,9 @@ def _flip_a_bit(interval: NDArray[np.uint8], random: np.random.Generator) -> Non
             return
 
 
-def jpeg2000(pixels: Pixels, share: float, random: np.random.Generator) -> Floats:
-    """What bit errors do to this share of a JPEG 2000 stream's code blocks, at least to one.
+def jpeg2000(pixels: Pixels, psnr: float, random: np.random.Generator) -> Floats:
+    """What bit errors do to some of a JPEG 2000 stream's code blocks, to as many as bring it to about that PSNR in dB
+    before clipping, at least to one.
 
     A code block is coded bit plane by bit plane, and from the bit in error on the arithmetic decoder reads nonsense:
     the block's coefficients keep their upper bit planes and have random lower ones. The coarsest coefficients and the
@@ -64,23 +95,25 @@ def jpeg2000(pixels: Pixels, share: float, random: np.random.Generator) -> Float
     planes = to_ycc(pixels)
     coarse, bands = decompose(planes[0], _WAVELET_LEVELS)
     blocks = [
-        band[top : top + _CODE_BLOCK, left : left + _CODE_BLOCK]
-        for level in bands
-        for band in level
+        (weight * 4**level, band[top : top + _CODE_BLOCK, left : left + _CODE_BLOCK])
+        for level, three in enumerate(bands)
+        for weight, band in zip(_ENERGIES, three, strict=True)
         for top in range(0, band.shape[0], _CODE_BLOCK)
         for left in range(0, band.shape[1], _CODE_BLOCK)
     ]
-    if blocks:
-        for hit in random.choice(len(blocks), max(1, round(share * len(blocks))), replace=False):
-            _garble(blocks[hit], random)
+    garbled = [_garbled(block, random) for _, block in blocks]
+    # An error of the luminance is one of red, green and blue alike.
+    errors = [3 * w * float(((new - old) ** 2).sum()) for new, (w, old) in zip(garbled, blocks, strict=True)]
+    for hit in _chosen(np.array(errors), psnr, pixels, random):
+        blocks[hit][1][...] = garbled[hit]
     planes[0] = recompose(coarse, bands)
     return from_ycc(planes)
 
 
-def _garble(block: Floats, random: np.random.Generator) -> None:
-    """In place: all bits under a random one of the uppermost bit planes."""
+def _garbled(block: Floats, random: np.random.Generator) -> Floats:
+    """With all bits under a random one of the uppermost bit planes replaced."""
     top = int(np.floor(np.log2(max(float(np.abs(block).max()), 1))))
     unit = np.float32(2.0 ** max(0, top - int(random.integers(_PLANES_AT_RISK))))
     kept = np.trunc(block / unit)
     sign = np.where(kept == 0, random.choice(np.array([-1, 1], np.float32), block.shape), np.sign(block))
-    block[...] = (kept + sign * random.random(block.shape, np.float32)) * unit
+    return np.asarray((kept + sign * random.random(block.shape, np.float32)) * unit)
