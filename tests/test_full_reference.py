@@ -9,7 +9,7 @@ from scipy.signal import convolve2d
 
 from meon_ext import full_reference
 from meon_ext.errors import ImageError
-from meon_ext.full_reference import METRICS, gmsd, mdsi, ms_ssim, quality, vif
+from meon_ext.full_reference import METRICS, gmsd, haarpsi, mdsi, ms_ssim, quality, vif
 
 Picture = NDArray[np.uint8]
 Plane = NDArray[np.float64]
@@ -39,6 +39,45 @@ def test_as_another_package_has_it(
     pair: tuple[Picture, Picture], metric: object, expected: float, tolerance: float
 ) -> None:
     assert metric(*pair) == pytest.approx(expected, abs=tolerance)  # type: ignore[operator]
+
+
+def test_haarpsi_as_another_package_has_it(pair: tuple[Picture, Picture]) -> None:
+    """piq 0.8.0 in float64, colour; its constants against division by zero show in the seventh decimal."""
+    assert haarpsi(*pair) == pytest.approx(0.852208961167047, abs=1e-6)
+    assert haarpsi(pair[0], pair[0]) == pytest.approx(1, abs=1e-12)
+    assert haarpsi(*pair) == haarpsi(*pair[::-1])
+
+
+def test_haarpsi_by_its_definition(pair: tuple[Picture, Picture]) -> None:
+    def small(plane: Plane) -> Plane:
+        return convolve2d(plane, np.full((2, 2), 0.25), "valid")[::2, ::2]
+
+    def ended(plane: Plane, kernel: Plane) -> Plane:
+        """Correlation with zeros beyond the border, of which the far side has one more than the near one."""
+        below, behind = (side // 2 - 1 for side in kernel.shape)
+        padded = np.pad(plane, ((below, kernel.shape[0] // 2), (behind, kernel.shape[1] // 2)))
+        return convolve2d(padded, kernel[::-1, ::-1], "valid")
+
+    def alike(x: Plane, y: Plane) -> Plane:
+        return np.asarray((2 * x * y + 30) / (x * x + y * y + 30))
+
+    matrix = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+    first, second = (
+        [sum(row[i] * small(picture[..., i].astype(float)) for i in range(3)) for row in matrix] for picture in pair
+    )
+    above = weight = 0.0
+    weights = []
+    for turn in (np.asarray, np.transpose):
+        wavelets = [turn(np.repeat([-1.0, 1.0], size // 2)[:, None] * np.ones(size) / size) for size in (2, 4, 8)]
+        x, y = ([np.abs(ended(planes[0], wavelet)) for wavelet in wavelets] for planes in (first, second))
+        weights.append(np.maximum(x[2], y[2]))
+        values = (alike(x[0], y[0]) + alike(x[1], y[1])) / 2
+        above, weight = above + (weights[-1] / (1 + np.exp(-4.2 * values))).sum(), weight + weights[-1].sum()
+    box = np.full((2, 2), 0.25)
+    colour = sum(alike(np.abs(ended(first[i], box)), np.abs(ended(second[i], box))) for i in (1, 2)) / 2
+    mean = sum(weights) / 2
+    share = (above + (mean / (1 + np.exp(-4.2 * colour))).sum()) / (weight + mean.sum())
+    assert haarpsi(*pair) == pytest.approx((np.log(share / (1 - share)) / 4.2) ** 2, rel=1e-12)
 
 
 def luminance(picture: Picture) -> Plane:

@@ -1,4 +1,4 @@
-"""The teacher: its scale, what MDSI does not see, and the file that a run takes its scores from."""
+"""The teacher: its scale, what its metrics do not see, and the file that a run takes its scores from."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from meon_ext.training import config_from_mapping
 from meon_ext.training.cache import PictureCache
 from meon_ext.training.pictures import Picture, PictureLoader
 from meon_ext.training.samples import gather
-from meon_ext.training.teacher import luminance_shift, quality_of, teacher_quality, write_scores
+from meon_ext.training.teacher import dmos_as_quality, luminance_shift, quality_of, teacher_quality, write_scores
 
 
 def test_the_scale_begins_at_100_and_falls() -> None:
-    indices = np.linspace(0, 0.9, 50)
-    qualities = [quality_of(index, 0.0) for index in indices]
+    values = [{"mdsi": t * 0.9, "haarpsi": 1 - t * 0.95} for t in np.linspace(0, 1, 50)]
+    qualities = [quality_of(each, 0.0) for each in values]
     assert qualities[0] == 100 and qualities[-1] == 0
     assert all(a > b or a == b == 0 for a, b in itertools.pairwise(qualities))
-    assert quality_of(0.2, 10.0) == pytest.approx(quality_of(0.2, 0.0) - 4)
-    assert quality_of(0.8, 255.0) == 0
+    one_only = [quality_of({**values[0], name: values[20][name]}, 0.0) for name in values[0]]
+    assert qualities[20] == pytest.approx(sum(one_only) - 100) and max(one_only) < 100
+    assert quality_of(values[9], 10.0) == pytest.approx(quality_of(values[9], 0.0) - 4)
+    assert quality_of(values[40], 255.0) == 0
+
+
+def test_peoples_scores_are_on_the_same_scale() -> None:
+    assert dmos_as_quality(100.0) == 0 and dmos_as_quality(-20.0) == 100
+    assert 45 < dmos_as_quality(50.0) < 55
 
 
 def test_a_shift_of_brightness_counts() -> None:

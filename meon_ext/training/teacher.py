@@ -6,13 +6,13 @@ import csv
 import io
 import multiprocessing
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from meon_ext._files import write_whole
-from meon_ext.full_reference import LUMA, mdsi
+from meon_ext.full_reference import LUMA, haarpsi, mdsi
 from meon_ext.metrics import LogisticFit
 from meon_ext.training.cache import PictureCache
 from meon_ext.training.config import TrainConfig
@@ -20,27 +20,41 @@ from meon_ext.training.pictures import PRISTINE, Picture, PictureLoader
 from meon_ext.training.progress import Progress
 from meon_ext.training.samples import judged_pictures
 
-# DMOS of MDSI, fitted by ``python/fit_full_reference.py`` to those pictures of LIVE whose references are of Kodak's
-# PhotoCD, which are in the public domain.
-_TO_DMOS = LogisticFit((126.41288229196934, -21.955831510941017, 0.3381019140168467, 0.1488458817251019))
-# Quality points for a grey level that the mean luminance moves by, which MDSI does not see. Chosen, not fitted.
+# DMOS of each metric, fitted by ``python/fit_full_reference.py`` to those pictures of LIVE whose references are of
+# Kodak's PhotoCD, which are in the public domain.
+_TO_DMOS = {
+    "mdsi": LogisticFit((126.41288229196934, -21.955831510941017, 0.3381019140168467, 0.1488458817251019)),
+    "haarpsi": LogisticFit((-56982.30890475294, 140.1791852014483, 5.302561910864158, 0.7084864638987325)),
+}
+_OF_EQUAL = {"mdsi": 0.0, "haarpsi": 1.0}
+# Quality points for a grey level that the mean luminance moves by, which neither sees. Chosen, not fitted.
 _PER_GREY_LEVEL = 0.4
 
 
 def teacher_quality(reference: NDArray[np.uint8], distorted: NDArray[np.uint8]) -> float:
-    """Quality of a distorted picture, 0 (worst) to 100, from MDSI and the change of the mean luminance.
+    """Quality of a distorted picture, 0 (worst) to 100, from MDSI, HaarPSI and the change of the mean luminance.
 
-    Both uint8 (H, W, 3), RGB. MDSI's place on LIVE's DMOS decides; equal pictures have 100.
+    Both uint8 (H, W, 3), RGB. The mean of the two metrics' places on LIVE's DMOS decides; equal pictures have 100.
     Raises ImageError for shapes that differ or a side under ``full_reference.MIN_SIDE``.
     """
-    return quality_of(mdsi(reference, distorted), luminance_shift(reference, distorted))
+    values = {"mdsi": mdsi(reference, distorted), "haarpsi": haarpsi(reference, distorted)}
+    return quality_of(values, luminance_shift(reference, distorted))
 
 
-def quality_of(index: float, shift: float) -> float:
-    """Quality 0 to 100 of a value of MDSI and of ``luminance_shift``."""
-    none, found = _TO_DMOS(0.0), _TO_DMOS(index)
-    damage = 100 * (found - none) / (100 - none)
-    return float(np.clip(100 - damage - _PER_GREY_LEVEL * shift, 0, 100))
+def quality_of(values: Mapping[str, float], shift: float) -> float:
+    """Quality 0 to 100 of values of "mdsi" and "haarpsi" and of ``luminance_shift``."""
+    qualities = [_quality(fit(values[name]), float(fit(_OF_EQUAL[name]))) for name, fit in _TO_DMOS.items()]
+    return float(np.clip(np.mean(qualities) - _PER_GREY_LEVEL * shift, 0, 100))
+
+
+def dmos_as_quality(dmos: float) -> float:
+    """LIVE's DMOS on the teacher's scale, 0 (worst) to 100: people's own word beside the teacher's."""
+    return _quality(dmos, float(np.mean([fit(_OF_EQUAL[name]) for name, fit in _TO_DMOS.items()])))
+
+
+def _quality(dmos: float, best: float) -> float:
+    """100 at the DMOS that equal pictures have, 0 at one of 100."""
+    return float(np.clip(100 - 100 * (dmos - best) / (100 - best), 0, 100))
 
 
 def luminance_shift(reference: NDArray[np.uint8], distorted: NDArray[np.uint8]) -> float:
@@ -57,7 +71,7 @@ def write_scores(config: TrainConfig, path: str | os.PathLike[str], cache: Pictu
     """
     loader = PictureLoader.of(config.synthesis, cache)
     judged = judged_pictures(config)
-    # Of a picture without distortion one variant will do: all have the score of equal pictures.
+    # Of a picture without distortion one variant will do: all have the score of equal pictures, though some are coded.
     work = [
         [
             Picture(str(r.path), r.distortion or PRISTINE, r.level or 0, v)
@@ -85,5 +99,7 @@ class _Scorer:
         self._loader = loader
 
     def __call__(self, pictures: Sequence[Picture]) -> float:
+        if pictures[0].distortion == PRISTINE:
+            return 100.0
         scores = [teacher_quality(self._loader.undistorted(p), self._loader.load(p)) for p in pictures]
         return float(np.mean(scores))
