@@ -129,8 +129,8 @@ def haarpsi(reference: Picture, distorted: Picture) -> float:
         fine, finer, coarse = ((np.abs(_haar(lx, size, axis)), np.abs(_haar(ly, size, axis))) for size in (2, 4, 8))
         alike.append((_similarity(*fine, _HAAR_CONSTANT) + _similarity(*finer, _HAAR_CONSTANT)) / 2)
         weights.append(np.maximum(*coarse))
-    chroma = ((np.abs(_boxed(x, 2)), np.abs(_boxed(y, 2))) for x, y in ((ix, iy), (qx, qy)))
-    alike.append(sum(_similarity(*planes, _HAAR_CONSTANT) for planes in chroma) / 2)
+    chroma = [(np.abs(_boxed(x, 2)), np.abs(_boxed(y, 2))) for x, y in ((ix, iy), (qx, qy))]
+    alike.append(np.mean([_similarity(*planes, _HAAR_CONSTANT) for planes in chroma], axis=0))
     weights.append((weights[0] + weights[1]) / 2)
     total = float(np.sum(weights))
     if not total:

@@ -6,10 +6,12 @@ python python/run_figures.py runs/meon runs/meon/mean.safetensors  other checkpo
 On the validation scenes (--part test: on those held out), by at most four crops of each picture and four of the
 pristine cuts of each scene: SRCC with people's scores; SRCC with the teacher over all distorted pictures; D-test of the
 pristine scenes (the mean of their cuts) against JPEG 2000, JPEG, white noise and Gaussian blur; share of types that are
-right.
+right; how many are taken for pristine of the better half of the photographs that people judged; and how many of the
+pristine cuts, coded as JPEG at a quality of 86 to 98.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +39,8 @@ def main() -> None:
     arguments = parser.parse_args()
     config = config_from_mapping(load_config(arguments.run / CONFIG_FILE))
     gathered = gather(config)
-    loader = PictureLoader.of(config.synthesis, PictureCache(config.cache, int(config.cache_gib * (1 << 30))))
+    cache = PictureCache(config.cache, int(config.cache_gib * (1 << 30)))
+    loader, coding = (PictureLoader.of(replace(config.synthesis, coded=share), cache) for share in (0.0, 1.0))
     samples = gathered.joint[arguments.part]
     few = [i for i, picture in enumerate(samples.pictures) if picture.distortion != PRISTINE or picture.variant < _CUTS]
     samples = samples.take(np.array(few))
@@ -47,7 +50,11 @@ def main() -> None:
     scene = np.array([picture.path for picture in samples.pictures])
     pristine = [~people & (samples.level == 0) & (scene == path) for path in np.unique(scene[~people])]
 
-    print(f"{'SRCC, people':>12}{'SRCC, teacher':>15}{'D-test':>8}{'types right':>13}")
+    good = people & (samples.score >= np.median(samples.score[people]))
+    clean = samples.take(np.flatnonzero(~people & (samples.level == 0)))
+
+    head = f"{'SRCC, people':>12}{'SRCC, teacher':>15}{'D-test':>8}{'types right':>13}"
+    print(f"{head}{'good are pristine':>19}{'JPEG are pristine':>19}")
     kinds = [Kind(name) for name in gathered.classes]
     for checkpoint in arguments.checkpoints or [arguments.run / "checkpoints" / "best-joint.safetensors"]:
         model = new_model(config.network, gathered.classes, config.seed)
@@ -56,8 +63,15 @@ def main() -> None:
         quality = found.quality
         by_people, by_teacher = (metrics.srcc(quality[part], samples.score[part]) for part in (people, distorted))
         d_test = metrics.d_test([quality[cuts].mean() for cuts in pristine], quality[classic])
-        right = evaluate.type_accuracy(found.probabilities(), samples, kinds)
-        print(f"{by_people:>12.3f}{by_teacher:>15.3f}{d_test:>8.3f}{right:>13.1%}  {checkpoint}", flush=True)
+        probabilities = found.probabilities()
+        right = evaluate.type_accuracy(probabilities, samples, kinds)
+        as_jpeg = evaluate.predict(model, clean, coding, torch.device("cpu"), _CROPS).probabilities()
+        called, coded = (
+            float((part.argmax(1) == gathered.classes.index(PRISTINE)).mean())
+            for part in (probabilities[good], as_jpeg)
+        )
+        figures = f"{by_people:>12.3f}{by_teacher:>15.3f}{d_test:>8.3f}{right:>13.1%}{called:>19.1%}{coded:>19.1%}"
+        print(f"{figures}  {checkpoint}", flush=True)
 
 
 if __name__ == "__main__":

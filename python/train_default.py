@@ -1,6 +1,7 @@
 """Train the weights that ship, from the folders of their data.
 
-python python/train_default.py meon --pristine PHOTOS --biq2021 BIQ2021 --out runs/meon
+python python/fit_full_reference.py LIVE --public-domain --without buildings,lighthouse3 --write live.csv
+python python/train_default.py meon --pristine PHOTOS --biq2021 BIQ2021 --live live.csv --out runs/meon
 python python/train_default.py meon-classic --pristine PHOTOS --out runs/meon-classic
 
 Each step is left out where its result is in --out already: the clean photographs of both training parts at a reduced
@@ -8,8 +9,9 @@ size, at which the traces of JPEG in those of BIQ2021 are fainter, as further pr
 scores by a teacher for the pictures that are made from pristine photographs (teacher.csv); links to the scenes of
 validation and to those that are held out for testing (validation/pristine, and validation/biq2021 with mos.csv; the
 same below held-out), for meon eval; training (python/configs/NAME.toml); and for meon runs that go on from where that
-ends (finish-1 and so on), some on further pictures with their scores (finish.csv), whose networks' mean is the result
-(final). With --ship it is copied to meon_ext/weights, whose cards say what the data are.
+or another of them ends (finish-1 and so on), on further pictures with their scores (finish.csv); the mean of the
+networks that none goes on from is the result (final). With --ship it is copied to meon_ext/weights, whose cards say
+what the data are.
 """
 
 import argparse
@@ -42,6 +44,7 @@ def main() -> None:
     parser.add_argument("name", choices=("meon", "meon-classic"), help="which weights")
     parser.add_argument("--pristine", type=Path, required=True, help="folder of clean photographs")
     parser.add_argument("--biq2021", type=Path, help="folder of BIQ2021; for meon")
+    parser.add_argument("--live", type=Path, help="CSV of pictures of LIVE, by fit_full_reference.py; for meon")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run")
     parser.add_argument("--jobs", type=int, default=2, help="processes that make and judge pictures (default: 2)")
     parser.add_argument("--threads", type=int, default=0, help="of training (default: torch's choice)")
@@ -49,8 +52,8 @@ def main() -> None:
     parser.add_argument("--pretrained", type=Path, help="checkpoint of step 1 of another run, to begin step 2 with")
     parser.add_argument("--ship", action="store_true", help="copy the result to meon_ext/weights")
     arguments = parser.parse_args()
-    if (arguments.name == "meon") != (arguments.biq2021 is not None):
-        parser.error("meon needs --biq2021, and meon-classic does without")
+    if any((arguments.name == "meon") != (source is not None) for source in (arguments.biq2021, arguments.live)):
+        parser.error("meon needs --biq2021 and --live, and meon-classic does without")
 
     out = arguments.out
     out.mkdir(parents=True, exist_ok=True)
@@ -74,20 +77,31 @@ def main() -> None:
         weights = read_weights(done.weights)
         metadata = {**weights.metadata, "card": f"meon_ext/weights/{arguments.name}.md"}
         if recipe.finish:
-            runs = [out, *recipe.finish]
-            first, *then = (json.loads(read_weights(run / done.weights.name).metadata["protocol"]) for run in runs)
-            metadata["protocol"] = json.dumps({"first": first, "then the mean of": then})
+            runs = {run: read_weights(run / done.weights.name).metadata for run in (out, *recipe.finish)}
+            protocol: dict[str, Any] = {"first": json.loads(runs[out]["protocol"])}
+            for run, settings in recipe.finish.items():
+                before = Path(settings.pretrained).parent.parent
+                after = "first" if before == out else before.name
+                protocol[run.name] = {"after": after, **json.loads(runs[run]["protocol"])}
+            protocol["mean of"] = [run.name for run in recipe.ends()]
+            metadata["protocol"] = json.dumps(protocol)
+            metadata["data"] = ", ".join(dict.fromkeys(", ".join(run["data"] for run in runs.values()).split(", ")))
         path = WEIGHTS_FOLDER / f"{arguments.name}{SUFFIX}"
         print(f"{path}: SHA-256 {write_weights(path, replace(weights, words=WORDS, metadata=metadata))}")
 
 
 class _Recipe(NamedTuple):
     """config: of the run. reduced: how photographs are reduced. finish: by folder, of the runs that go on from its
-    network."""
+    network, or from one before them."""
 
     config: TrainConfig
     reduced: dict[str, Any]
     finish: dict[Path, TrainConfig]
+
+    def ends(self) -> list[Path]:
+        """The runs that none goes on from."""
+        continued = {config.pretrained for config in self.finish.values()}
+        return [folder for folder in self.finish if str(folder / _CHECKPOINT) not in continued]
 
 
 def _finish(recipe: _Recipe, out: Path, jobs: int) -> TrainResult:
@@ -95,7 +109,7 @@ def _finish(recipe: _Recipe, out: Path, jobs: int) -> TrainResult:
         _judge(config, jobs)
         _train(config, folder)
     if not (mean := out / "mean.safetensors").exists():
-        write_mean(mean, [folder / _CHECKPOINT for folder in recipe.finish])
+        write_mean(mean, [folder / _CHECKPOINT for folder in recipe.ends()])
     config = replace(recipe.config, pretrained=str(mean), joint=replace(recipe.config.joint, epochs=0))
     return _train(config, out / "final")
 
@@ -159,8 +173,11 @@ def _recipe(arguments: argparse.Namespace) -> _Recipe:
     config = config_from_mapping(settings, str(path))
     configs = {}
     for number, change in enumerate(finish, 1):
-        going_on = copy.deepcopy(settings) | {"seed": change.get("seed", 0), "pretrained": str(out / _CHECKPOINT)}
+        before = out / f"finish-{change['after']}" if "after" in change else out
+        going_on = copy.deepcopy(settings) | {"seed": change.get("seed", 0), "pretrained": str(before / _CHECKPOINT)}
         going_on["data"][0] |= change.get("biq2021", {})
+        if "live" in change:
+            going_on["data"].append({"name": "csv", "root": str(arguments.live), **change["live"]})
         going_on["synthesis"] |= change["synthesis"]
         going_on["synthesis"]["scores"] = str(out / change["synthesis"].get("scores", "teacher.csv"))
         going_on["joint"] |= change["joint"]

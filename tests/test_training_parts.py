@@ -39,7 +39,7 @@ from meon_ext.training.network import (
 from meon_ext.training.optimise import learning_rate
 from meon_ext.training.pictures import Picture, PictureLoader
 from meon_ext.training.progress import Progress, clock
-from meon_ext.training.samples import Kind, Samples
+from meon_ext.training.samples import SPOILED, Kind, Samples
 
 F32 = float(np.finfo(np.float32).eps)
 
@@ -47,6 +47,12 @@ F32 = float(np.finfo(np.float32).eps)
 def test_losses_by_hand() -> None:
     logits = torch.tensor([[0.0, math.log(3)], [2.0, 2.0], [9.0, -9.0]])
     found = losses.type_cross_entropy(logits, torch.tensor([1, 0, -1]))
+    # Of what is anything but the last type, what that leaves; without its place it teaches nothing.
+    softmax = torch.softmax(logits, dim=1)
+    anything_else = losses.type_cross_entropy(logits, torch.tensor([-1, SPOILED, 0]), pristine=logits.shape[1] - 1)
+    assert float(anything_else) == pytest.approx(float(-(1 - softmax[1, -1]).log() - softmax[2, 0].log()) / 3, rel=1e-5)
+    nothing = losses.type_cross_entropy(logits, torch.tensor([-1, SPOILED, 0]))
+    assert float(nothing) == pytest.approx(float(-softmax[2, 0].log()) / 3, rel=1e-5)
     assert float(found) == pytest.approx((math.log(4 / 3) + math.log(2)) / 3, rel=4 * F32)
 
     quality = torch.tensor([1.0, -2.0, 5.0, 0.5], requires_grad=True)
@@ -220,6 +226,24 @@ def test_cuts_of_a_small_photograph_are_not_kept(tmp_path: Path) -> None:
                 np.testing.assert_array_equal(alone.load(cut), pixels)
         loader.load(Picture(str(path), "jpeg", 3, 0))
         assert len(list(folder.glob("*.npy"))) == kept + 2
+
+
+def test_some_pristine_cuts_are_coded(tmp_path: Path) -> None:
+    path = str(write_scenes(tmp_path, ("a",)) / "a.png")
+    cache = PictureCache(tmp_path / "c", 1 << 24)
+    plain, coded = (PictureLoader(cache, side=256, seed=1, coded=coded) for coded in (0.0, 0.4))
+    again = PictureLoader(PictureCache(tmp_path / "none", 0), side=256, seed=1, coded=0.4)
+    changes = []
+    for variant in range(60):
+        picture = Picture(path, variant=variant)
+        cut, made = plain.load(picture), coded.load(picture)
+        assert (made == again.load(picture)).all() and (coded.undistorted(picture) == cut).all()
+        changes.append(float(np.abs(made.astype(int) - cut).mean()))
+    assert 14 <= np.count_nonzero(changes) <= 34  # 24 of 60 on average
+    assert max(changes) < 3 and len({f"{change:.3f}" for change in changes}) > 8
+    # What is damaged stays as it was.
+    damaged = Picture(path, "white_noise", 3, 0)
+    assert (plain.load(damaged) == coded.load(damaged)).all()
 
 
 def test_jitter_makes_every_strength_and_keeps_to_the_levels(tmp_path: Path) -> None:

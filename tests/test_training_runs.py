@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -259,7 +261,8 @@ def test_figures_of_a_run_are_those_of_its_validation_pictures(folder: Path) -> 
     done = subprocess.run([sys.executable, script, folder / "run"], capture_output=True, text=True, check=True)
     head, row = done.stdout.splitlines()
     checkpoint = folder / "run" / "checkpoints" / "best-joint.safetensors"
-    assert head.split() == ["SRCC,", "people", "SRCC,", "teacher", "D-test", "types", "right"]
+    columns = ["SRCC, people", "SRCC, teacher", "D-test", "types right", "good are pristine", "JPEG are pristine"]
+    assert re.split(" {2,}", head) == columns
     assert row.endswith(f"  {checkpoint}")
     model = new_model(config.network, ("white_noise", "gaussian_blur", "pristine"), 0)
     model.load_state_dict(read_checkpoint(checkpoint)[0])
@@ -277,8 +280,15 @@ def test_figures_of_a_run_are_those_of_its_validation_pictures(folder: Path) -> 
     )
     assert len(pristine) == 2 and (made & (level == 0)).sum() == 8
     assert [float(text) for text in row.split()[:3]] == pytest.approx(expected, abs=6e-4)
-    right = np.array(model.classes)[found.probabilities().argmax(axis=1)][made] == samples.distortion[made]
-    assert float(row.split()[3].rstrip("%")) == pytest.approx(100 * right.mean(), abs=0.06)
+    called = np.array(model.classes)[found.probabilities().argmax(axis=1)]
+    right = called[made] == samples.distortion[made]
+    good = ~made & (samples.score >= np.median(samples.score[~made]))
+    coding = PictureLoader.of(replace(config.synthesis, coded=1.0), PictureCache(folder / "none", 0))
+    as_jpeg = evaluate.predict(model, samples.take(np.flatnonzero(made & (level == 0))), coding, torch.device("cpu"), 4)
+    coded = np.array(model.classes)[as_jpeg.probabilities().argmax(axis=1)]
+    shares = [float(text.rstrip("%")) for text in row.split()[3:6]]
+    expected_shares = (right.mean(), (called[good] == "pristine").mean(), (coded == "pristine").mean())
+    assert shares == pytest.approx([100 * share for share in expected_shares], abs=0.06)
 
 
 def test_workers_change_nothing(folder: Path) -> None:

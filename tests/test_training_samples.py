@@ -12,7 +12,7 @@ from training_runs import small_settings, write_scenes
 
 from meon_ext.errors import ConfigError, DatasetError, MeonError
 from meon_ext.training import config_from_mapping
-from meon_ext.training.samples import Kind, Samples, gather
+from meon_ext.training.samples import SPOILED, Kind, Samples, gather
 
 PARTS = ("training", "validation", "test")
 
@@ -128,13 +128,52 @@ def test_photographs_of_a_data_set_are_damaged_too(tmp_path: Path) -> None:
         types.setdefault(picture.path, set()).add(picture.distortion)
         assert after.score[i] == pytest.approx(own[picture.path] * (100 - 16 * picture.level) / 100)
         assert (after.distortion[i], after.level[i]) == (picture.distortion, picture.level)
-        assert after.source[i] == 0 and after.repeat[i] == 1 and (after.pair == after.pair[i]).sum() == 4
+        assert after.source[i] == 0 and after.repeat[i] == 1
+        # The photograph itself and all its copies are of one pair.
+        paired = [after.pictures[j] for j in np.flatnonzero(after.pair == after.pair[i])]
+        assert {p.path for p in paired} == {picture.path} and sorted(p.variant for p in paired) == [
+            -1,
+            *[0] * 4,
+            *[1] * 4,
+        ]
     assert {len(made) for made in types.values()} == {2} and len({tuple(sorted(made)) for made in types.values()}) > 2
     rare = _gather(
         tmp_path, data=[{**data, "damage": 1.0}], synthesis={**synthesis, "rare": ["darken"], "rare_share": 0.0}
     )
     assert "darken" not in rare.joint["training"].distortion
     assert (rare.joint["training"].distortion == "jpeg").sum() == (3 + 12) * 2 * 2
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_the_best_photographs_count_as_pristine_and_the_worst_as_anything_else(tmp_path: Path, higher: bool) -> None:
+    write_scenes(tmp_path / "pristine")
+    names = tuple(f"photo-{i:02}" for i in range(20))
+    write_scenes(tmp_path / "photos", names)
+    column = "mos" if higher else "dmos"
+    rows = [f"photos/{n}.png,{i // 2 if higher else 9 - i // 2},\n" for i, n in enumerate(names)]
+    rows[0] = rows[0].replace(",\n", ",jpeg\n")
+    table = tmp_path / "scores.csv"
+    table.write_text(f"# scale: 0 10\npath,{column},distortion\n" + "".join(rows))
+    data = {"name": "csv", "root": str(table)}
+    synthesis = {"joint": True}
+    gathered = _gather(tmp_path, data=[{**data, "clean": 0.5, "spoiled": 0.25}], synthesis=synthesis)
+    plain, taught = _gather(tmp_path, data=[data], synthesis=synthesis).joint, gathered.joint
+    assert gathered.classes == ("white_noise", "gaussian_blur", "jpeg", "pristine")
+    for part in ("validation", "test"):
+        assert (taught[part].distortion == plain[part].distortion).all()
+    before, after = plain["training"], taught["training"]
+    assert before.pictures == after.pictures and (before.score == after.score).all()
+    unknown = before.distortion == ""
+    clean = unknown & (after.distortion == "pristine")
+    spoiled = after.labels([Kind("pristine")]) == SPOILED
+    rest = ~clean & ~spoiled
+    assert (after.distortion[rest] == before.distortion[rest]).all() and unknown[spoiled].all()
+    assert before.score[clean].min() > before.score[unknown & rest].max()
+    assert before.score[spoiled].max() < before.score[unknown & rest].min()
+    assert spoiled.sum() - round(unknown.sum() / 4) in (0, 1)
+    # Pictures level with the last are clean too, so one may be more.
+    assert clean.sum() - round(unknown.sum() / 2) in (0, 1)
+    assert (after.labels([Kind("pristine")])[clean] == 0).all()
 
 
 def _photos(samples: Samples) -> set[str]:

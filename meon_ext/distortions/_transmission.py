@@ -46,7 +46,7 @@ def _interval_sums(plane: Floats, count: int) -> NDArray[np.float64]:
     rows, columns = (-(-side // _UNIT) for side in plane.shape)
     padded = np.pad(plane, [(0, -side % _UNIT) for side in plane.shape])
     units = padded.reshape(rows, _UNIT, columns, _UNIT).sum((1, 3), dtype=np.float64).ravel()
-    return np.bincount(np.arange(len(units)) // _RESTART_INTERVAL, units, count)
+    return np.asarray(np.bincount(np.arange(len(units)) // _RESTART_INTERVAL, units, count), np.float64)
 
 
 def _chosen(errors: NDArray[np.float64], psnr: float, pixels: Pixels, random: np.random.Generator) -> list[int]:

@@ -37,6 +37,10 @@ class DataConfig:
         says, with this share of its types, drawn at random for each, at all levels. Their score is the photograph's,
         as quality, less the share that the teacher takes from a pristine one for the same damage. So a set of
         photographs as cameras make them shows what damage does to those too. 0 makes none.
+    clean: this share of the photographs to learn from whose distortion is not known, those with the best scores, is
+        taught as of type pristine, so that a camera's own noise and softness are not taken for damage. spoiled: this
+        share of them, those with the worst scores, is taught as of any other type: which, the network's likeness to
+        damage made here decides. Their scores stay.
     """
 
     name: str = "folder"
@@ -44,6 +48,8 @@ class DataConfig:
     repeat: int = 1
     scale: tuple[float, ...] = ()
     damage: float = 0.0
+    clean: float = 0.0
+    spoiled: float = 0.0
 
     def __post_init__(self) -> None:
         _require(bool(self.root), "data.root", "a folder or file", self.root)
@@ -51,6 +57,8 @@ class DataConfig:
         ordered = not self.scale or (len(self.scale) == 2 and self.scale[0] < self.scale[1])
         _require(ordered, "data.scale", "two scores, the lower first, or empty", self.scale)
         _require(0 <= self.damage <= 1, "data.damage", "within 0 and 1", self.damage)
+        _require(0 <= self.clean <= 1, "data.clean", "within 0 and 1", self.clean)
+        _require(0 <= self.spoiled <= 1 - self.clean, "data.spoiled", "within 0 and 1 - data.clean", self.spoiled)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,8 @@ class SynthesisConfig:
         from level 0.5 to 5, and a level stands for the strengths around it.
     variants: how many cuts and scales there are of each picture, type and level. pristine_repeat: how many
         times as many there are of the picture without distortion; the number of levels makes it as frequent as a type.
+    coded: this share of the pictures without distortion is coded as JPEG at a quality of 86 to 98, where hardly anybody
+        sees it, as nearly all photographs are that come from a camera; they remain pristine.
     scores: a CSV with the columns image, distortion, level and score (0 to 100, higher is better), a teacher's word on
         the quality of each picture after the distortion; image is the file's name or its path below the folder. Without
         it the quality is 100 - 16 * level, 100 for pristine: a stand-in that knows no difference between types.
@@ -95,6 +105,7 @@ class SynthesisConfig:
     jitter: float = 0.0
     variants: int = 1
     pristine_repeat: int = 1
+    coded: float = 0.0
     scores: str = ""
     joint: bool = False
     repeat: int = 1
@@ -116,6 +127,7 @@ class SynthesisConfig:
         _require(0 <= self.jitter <= 0.5, "synthesis.jitter", "within 0 and 0.5", self.jitter)
         _require(self.variants >= 1, "synthesis.variants", "at least 1", self.variants)
         _require(self.pristine_repeat >= 1, "synthesis.pristine_repeat", "at least 1", self.pristine_repeat)
+        _require(0 <= self.coded <= 1, "synthesis.coded", "within 0 and 1", self.coded)
         _require(self.repeat >= 1, "synthesis.repeat", "at least 1", self.repeat)
         _require(self.seed >= 0, "synthesis.seed", "at least 0", self.seed)
 

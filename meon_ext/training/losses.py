@@ -10,10 +10,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from meon_ext.training.samples import SPOILED
 
-def type_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """-log of the softmax at the true type, over N. logits: (N, C). labels: (N,), int64; -1 teaches nothing."""
-    return F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") / max(len(labels), 1)
+
+def type_cross_entropy(logits: Tensor, labels: Tensor, pristine: int | None = None) -> Tensor:
+    """-log of the softmax at the true type, over N; of SPOILED ones, of what it leaves to the types beside pristine.
+
+    logits: (N, C). labels: (N,), int64; -1 teaches nothing. pristine: its place among the types; None: SPOILED ones
+    teach nothing either.
+    """
+    total = F.cross_entropy(logits, labels.clamp(min=-1), ignore_index=-1, reduction="sum")
+    if pristine is not None:
+        others = torch.cat([logits[:, :pristine], logits[:, pristine + 1 :]], dim=1)
+        total = total + torch.where(labels == SPOILED, logits.logsumexp(1) - others.logsumexp(1), 0).sum()
+    return total / max(len(labels), 1)
 
 
 def quality_l1(quality: Tensor, score: Tensor) -> Tensor:

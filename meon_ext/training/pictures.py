@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import json
 import os
 import zlib
@@ -24,6 +25,7 @@ from meon_ext.weights_io import CROP_SIZE
 
 PRISTINE = "pristine"
 _HARDLY_LARGER = 8
+_UNSEEN = (86, 98)  # quality of JPEG
 _RECIPE = 1  # raise it when this module makes other pixels of the same arguments
 
 
@@ -43,7 +45,7 @@ class Picture(NamedTuple):
 class PictureLoader:
     """Makes the pixels of pictures; equal arguments give equal pixels in every process.
 
-    side, scale, jitter: as in ``SynthesisConfig``. seed: of cuts, scales, jitter and noise.
+    side, scale, jitter, coded: as in ``SynthesisConfig``. seed: of cuts, scales, jitter and noise.
     """
 
     def __init__(
@@ -53,18 +55,20 @@ class PictureLoader:
         scale: tuple[float, float] = (1, 1),
         seed: int = 0,
         jitter: float = 0.0,
+        coded: float = 0.0,
     ) -> None:
         self._cache = cache
         self._side = side
         self._scale = scale
         self._seed = seed
         self._jitter = jitter
+        self._coded = coded
         self._keys: dict[Picture, str] = {}
 
     @classmethod
     def of(cls, config: SynthesisConfig, cache: PictureCache) -> PictureLoader:
         """The loader of the pictures that this configuration makes."""
-        return cls(cache, config.side, config.scale, config.seed, config.jitter)
+        return cls(cache, config.side, config.scale, config.seed, config.jitter, config.coded)
 
     def key(self, picture: Picture) -> str:
         """What the picture is kept under: a hash of the file's identity and of everything done to it."""
@@ -73,6 +77,8 @@ class PictureLoader:
             what: list[object] = [_RECIPE, os.path.realpath(picture.path), status.st_size, status.st_mtime_ns]
             if picture.variant >= 0:
                 what += [*picture[1:], self._side, self._scale, self._seed, self._jitter, _maker()]
+            if picture.variant >= 0 and picture.distortion == PRISTINE:
+                what.append(self._coded)
             key = self._keys[picture] = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:40]
         return key
 
@@ -100,7 +106,8 @@ class PictureLoader:
     def _make(self, whole: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
         pixels, random = self._clean(whole, picture)
         if picture.distortion == PRISTINE:
-            return pixels
+            unseen = random.random() < self._coded
+            return _as_jpeg(pixels, int(random.integers(*_UNSEEN, endpoint=True))) if unseen else pixels
         seed = int(random.integers(2**31))
         level: float = picture.level
         if self._jitter:
@@ -130,6 +137,13 @@ def _resampled(pixels: NDArray[np.uint8], scale: tuple[float, float], random: np
         return pixels
     height, width = (round(length * factor) for length in pixels.shape[:2])
     return np.asarray(PIL.Image.fromarray(pixels).resize((width, height), PIL.Image.Resampling.LANCZOS))
+
+
+def _as_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    with PIL.Image.open(file) as image:
+        return np.asarray(image)
 
 
 def _cut(pixels: NDArray[np.uint8], side: int, random: np.random.Generator) -> NDArray[np.uint8]:

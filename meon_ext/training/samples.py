@@ -24,6 +24,9 @@ PARTS = ("training", "validation", "test")
 # (image, distortion, level) -> quality 0..100.
 Teacher = Mapping[tuple[str, str, int], float]
 _SURROGATE_STEP = 16.0
+_SPOILED = "anything but pristine"  # the type of the worst of the photographs that people judged
+SPOILED = -2
+"""Its label."""
 _SHOWN = 20
 
 
@@ -41,7 +44,7 @@ class Samples:
     pictures: where the pixels come from. distortion: the type's name, "" where unknown. level: int64, 0 for pristine or
     unknown. score: float64, in the unit of the run, NaN where there is none. source: int64, which data set it is from,
     since ranks are compared within one. repeat: int64, how often an epoch goes through it. pair: int64, equal for one
-    scene with one type at different levels.
+    scene with one type at different levels, and for a photograph that people judged and its damaged copies.
     """
 
     pictures: tuple[Picture, ...]
@@ -68,8 +71,9 @@ class Samples:
         )
 
     def labels(self, kinds: Sequence[Kind]) -> NDArray[np.int64]:
-        """The place of each sample among ``kinds``, int64 (N,); -1 where it is none of them."""
-        place = {kind: i for i, kind in enumerate(kinds)}
+        """The place of each sample among ``kinds``, int64 (N,); -1 where it is none of them, ``SPOILED`` where
+        all that is known is that it is not pristine."""
+        place = {kind: i for i, kind in enumerate(kinds)} | {Kind(_SPOILED): SPOILED}
         found = [
             place.get(Kind(str(name), int(level)), place.get(Kind(str(name)), -1))
             for name, level in zip(self.distortion, self.level, strict=True)
@@ -104,7 +108,7 @@ def gather(config: TrainConfig) -> Gathered:
     synthesis = config.synthesis
     teacher = _teacher(Path(synthesis.scores)) if synthesis.pristine and synthesis.scores else None
     synthetic = synthesis_datasets(synthesis, teacher) if synthesis.pristine else None
-    joint = [_Source(d, c.repeat) for d, c in zip(sets, config.data, strict=True)]
+    joint = [_Source(d, c.repeat, clean=c.clean, spoiled=c.spoiled) for d, c in zip(sets, config.data, strict=True)]
     if synthetic is not None and (synthesis.joint or not sets):
         joint.append(_synthetic(synthesis, synthetic, synthesis.repeat))
     joint = [replace(source, dataset=_with_references(source.dataset)) for source in joint]
@@ -116,7 +120,8 @@ def gather(config: TrainConfig) -> Gathered:
         for i, data in enumerate(config.data):
             if data.damage:
                 copies = _damaged(joint[i].dataset, data.damage, config, teacher)
-                joint[i] = replace(joint[i], extra=_Source(copies, synthesis.repeat, synthesis.variants))
+                extra = _Source(copies, synthesis.repeat, synthesis.variants, copies=True)
+                joint[i] = replace(joint[i], extra=extra)
     first = [_synthetic(synthesis, synthetic, 1)] if synthetic is not None else joint
     joint_parts, first_parts = (_parts(sources, config) for sources in (joint, first))
     kinds = _kinds(first_parts.values(), config)
@@ -263,13 +268,17 @@ def _pristine(place: Path) -> tuple[Record, ...]:
 @dataclass(frozen=True)
 class _Source:
     """A data set, how often an epoch goes through it, and in how many variants its pictures are made (0: as files).
-    extra: what is added to its training part, whatever the split."""
+    extra: what is added to its training part, whatever the split. copies: whether it is damaged copies of photographs.
+    clean, spoiled: as ``DataConfig`` has them."""
 
     dataset: Dataset
     repeat: int
     variants: int = 0
     pristine_variants: int = 0
     extra: _Source | None = None
+    copies: bool = False
+    clean: float = 0.0
+    spoiled: float = 0.0
 
 
 def _load(data: DataConfig) -> Dataset:
@@ -324,11 +333,30 @@ def _parts(sources: Sequence[_Source], config: TrainConfig) -> dict[str, Samples
 
 
 def _to_learn(part: Dataset, source: _Source, config: SynthesisConfig) -> list[tuple[Dataset, _Source]]:
-    """What training sees of a source: of what is made here, without most of the rare types, and with the extra."""
+    """What training sees of a source: of what is made here, without most of the rare types; of what was judged, with
+    the types of the best and the worst; and with the extra."""
     extra = [(source.extra.dataset, source.extra)] if source.extra else []
     return [
-        (_without_rare(dataset, config) if one.variants else dataset, one) for dataset, one in [(part, source), *extra]
+        (_without_rare(dataset, config) if one.variants else _with_ends(dataset, one.clean, one.spoiled), one)
+        for dataset, one in [(part, source), *extra]
     ]
+
+
+def _with_ends(dataset: Dataset, clean: float, spoiled: float) -> Dataset:
+    """The best of the pictures of no known type as pristine, the worst as anything else: these shares of them, and what
+    is level with the last of each. The best come first where all are alike."""
+    sign = 1 if dataset.higher_is_better else -1
+    worst_first = sorted(sign * r.score for r in dataset.records if not r.distortion and r.score is not None)
+    count = len(worst_first)
+    least = worst_first[count - round(clean * count)] if round(clean * count) else math.inf
+    most = worst_first[round(spoiled * count) - 1] if round(spoiled * count) else -math.inf
+
+    def typed(record: Record) -> Record:
+        if record.distortion or record.score is None or most < sign * record.score < least:
+            return record
+        return replace(record, distortion=PRISTINE if sign * record.score >= least else _SPOILED)
+
+    return replace(dataset, records=tuple(map(typed, dataset.records)))
 
 
 def _without_rare(dataset: Dataset, config: SynthesisConfig) -> Dataset:
@@ -354,11 +382,17 @@ def _samples(parts: Iterable[Iterable[tuple[Dataset, _Source]]]) -> Samples:
                 scores.append(math.nan if record.score is None else record.score)
                 places.append(place)
                 repeats.append(source.repeat)
-                # A scene without a reference has no other levels of itself: it is a pair with nobody.
-                scene = (place, record.reference, record.distortion) if record.reference else len(pictures)
-                pairs.append(numbers.setdefault(scene, len(numbers)))
+                pairs.append(numbers.setdefault(_paired(place, record, source), len(numbers)))
     level, source_of, repeat, pair = (np.array(column, np.int64) for column in (levels, places, repeats, pairs))
     return Samples(tuple(pictures), np.array(names, np.str_), level, np.array(scores, float), source_of, repeat, pair)
+
+
+def _paired(place: int, record: Record, source: _Source) -> object:
+    """The same for pictures that may be a pair, of which the better is known."""
+    if record.reference and not source.copies:
+        return place, record.reference, record.distortion
+    # A photograph with its copies, if there are any.
+    return place, record.path
 
 
 def _kinds(parts: Iterable[Samples], config: TrainConfig) -> tuple[Kind, ...]:
@@ -367,7 +401,7 @@ def _kinds(parts: Iterable[Samples], config: TrainConfig) -> tuple[Kind, ...]:
         Kind(str(name), int(level) if by_level else 0)
         for part in parts
         for name, level in zip(part.distortion, part.level, strict=True)
-        if name
+        if name and name != _SPOILED
     }
     order = _type_order(kind.distortion for kind in found)
     return tuple(sorted(found, key=lambda kind: (order.index(kind.distortion), kind.level)))
@@ -376,7 +410,7 @@ def _kinds(parts: Iterable[Samples], config: TrainConfig) -> tuple[Kind, ...]:
 def _classes(parts: Iterable[Samples], config: TrainConfig) -> tuple[str, ...]:
     if config.network.task == "single":
         return ()
-    found = {str(name) for part in parts for name in np.unique(part.distortion) if name}
+    found = {str(name) for part in parts for name in np.unique(part.distortion) if name and name != _SPOILED}
     if config.classes:
         absent = [name for name in config.classes if name not in found]
         if absent:

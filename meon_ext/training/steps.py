@@ -18,7 +18,7 @@ from meon_ext.training.batches import Batches
 from meon_ext.training.config import StepConfig, TrainConfig
 from meon_ext.training.distributed import Processes
 from meon_ext.training.optimise import Step, StepName
-from meon_ext.training.pictures import PictureLoader
+from meon_ext.training.pictures import PRISTINE, PictureLoader
 from meon_ext.training.samples import Gathered, Kind, Samples
 
 Loss = Callable[[MEONOutput, Tensor], Tensor]
@@ -74,6 +74,8 @@ class Steps:
         config, device = self.config, self.group.device
         samples = gathered.joint["training"]
         classes = [Kind(name) for name in gathered.classes]
+        spoiled = any(data.spoiled for data in config.data) and PRISTINE in gathered.classes
+        pristine = gathered.classes.index(PRISTINE) if spoiled else None
         labels = torch.from_numpy(samples.labels(classes)).to(device)
         scores = torch.from_numpy((samples.score - unit.centre) / unit.spread).float().to(device)
         # Where nobody has scored a picture its level still orders it among its like.
@@ -86,7 +88,9 @@ class Steps:
             quality = output.quality.float()
             total = losses.quality_l1(quality, scores[places])
             if output.logits is not None and config.type_weight:
-                total = total + config.type_weight * losses.type_cross_entropy(_logits(output), labels[places])
+                total = total + config.type_weight * losses.type_cross_entropy(
+                    _logits(output), labels[places], pristine
+                )
             if config.rank_weight:
                 total = total + config.rank_weight * losses.ranking(quality, orders[places], config.rank_margin)
             return total

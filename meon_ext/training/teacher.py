@@ -43,7 +43,7 @@ def teacher_quality(reference: NDArray[np.uint8], distorted: NDArray[np.uint8]) 
 
 def quality_of(values: Mapping[str, float], shift: float) -> float:
     """Quality 0 to 100 of values of "mdsi" and "haarpsi" and of ``luminance_shift``."""
-    qualities = [_quality(fit(values[name]), float(fit(_OF_EQUAL[name]))) for name, fit in _TO_DMOS.items()]
+    qualities = [_quality(float(fit(values[name])), float(fit(_OF_EQUAL[name]))) for name, fit in _TO_DMOS.items()]
     return float(np.clip(np.mean(qualities) - _PER_GREY_LEVEL * shift, 0, 100))
 
 
