@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from meon_ext import distortions
 from meon_ext.cli import demo, main
@@ -66,6 +68,20 @@ def test_more_damage_is_worse(scorer: Scorer, name: str) -> None:
         qualities = [scorer.score(distortions.distort(picture, name, level)).quality for level in distortions.LEVELS]
         assert all(better > worse for better, worse in zip(qualities, qualities[2:], strict=False)), (path, qualities)
         assert scorer.score(picture).quality > qualities[2] + 10, (path, qualities)
+
+
+def test_a_jpeg_file_is_not_suspect() -> None:
+    """A photograph that is coded where nobody sees it has hardly less quality than it had, and no codec spoils it."""
+    scorer = Scorer()
+    for path in photographs():
+        picture = load_image(path).pixels
+        own = scorer.score(picture)
+        for quality in (98, 95, 90):
+            file = io.BytesIO()
+            Image.fromarray(picture).save(file, "JPEG", quality=quality)
+            coded = scorer.score(file.getvalue())
+            assert coded.quality > own.quality - 8, (path, quality)
+            assert coded.distortion not in {"jpeg", "jpeg_transmission", "webp", "jpeg2000"}, (path, quality)
 
 
 def test_the_demonstration_is_sensible(capfd: pytest.CaptureFixture[str]) -> None:
