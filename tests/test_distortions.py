@@ -251,38 +251,38 @@ def test_pictures_over_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> N
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
-@pytest.mark.parametrize("name", ["jpeg_transmission", "jpeg2000_transmission"])
-@pytest.mark.parametrize("side", [256, 480])
-def test_transmission_errors_come_to_the_psnr_of_their_level(name: str, side: int) -> None:
-    """Of what the errors do, whatever the size; only where each is too much, or all are too little, it is another."""
-    for photo in ("coffee", "chelsea"):
-        clean = photograph(photo, side, side)[: 300 if photo == "chelsea" else None]
-        sent = clean
-        if name == "jpeg_transmission":
-            file = io.BytesIO()
-            Image.fromarray(clean).save(file, "JPEG", quality=90)
-            with Image.open(file) as image:
-                sent = np.asarray(image)
-        for level, wanted in enumerate(TYPES[name].levels, 1):
-            damaged = distort(clean, name, level, seed=level)
-            found = 10 * np.log10(255**2 / np.mean((damaged.astype(float) - sent) ** 2))
-            # Clipping and what one more error would be too much for make it more, rounding of the estimate either.
-            assert wanted - 0.5 < found < wanted + 2.5, level
-
-
-def test_errors_reach_no_further_than_the_next_restart_marker() -> None:
-    """At most 4 units of 16 x 16 each, and a pixel more where chroma is interpolated; most intervals stay whole."""
-    clean = photograph("coffee", 256, 256)
+def sent_as_jpeg(clean: NDArray[np.uint8]) -> NDArray[np.uint8]:
     file = io.BytesIO()
     Image.fromarray(clean).save(file, "JPEG", quality=90)
     with Image.open(file) as image:
-        received = np.asarray(image)
-    changed = (distort(clean, "jpeg_transmission", 1, seed=0) != received).any(2)
-    # Without the rim, intervals are hit or untouched: 4 in a row of 16 units.
+        return np.asarray(image)
+
+
+@pytest.mark.parametrize("name", ["jpeg_transmission", "jpeg2000_transmission"])
+@pytest.mark.parametrize(
+    ("photo", "height", "width"), [("coffee", 256, 256), ("coffee", 381, 565), ("chelsea", 290, 440)]
+)
+def test_transmission_errors_come_to_the_psnr_of_their_level(name: str, photo: str, height: int, width: int) -> None:
+    """Of what the errors do, whatever the size."""
+    clean = photograph(photo, height, width)
+    assert clean.shape == (height, width, 3)
+    sent = sent_as_jpeg(clean) if name == "jpeg_transmission" else clean
+    for level, wanted in enumerate(TYPES[name].levels, 1):
+        damaged = distort(clean, name, level, seed=level)
+        found = 10 * np.log10(255**2 / np.mean((damaged.astype(float) - sent) ** 2))
+        # Less damage where it is clipped, and where each further error would be too much.
+        assert wanted - 0.5 < found < wanted + 3.5, level
+
+
+def test_errors_reach_no_further_than_the_next_restart_marker() -> None:
+    """At most 4 units of 16 x 16 each, and a pixel more where chroma is interpolated."""
+    clean = photograph("coffee", 256, 256)
+    changed = (distort(clean, "jpeg_transmission", 1, seed=0) != sent_as_jpeg(clean)).any(2)
+    # Without their rims intervals are hit or untouched; there are 64, 4 in each of 16 rows of units.
     hit = changed.reshape(16, 16, 4, 64)[:, 1:-1, :, 1:-1].any((1, 3))
-    assert 1 <= hit.sum() <= 8
+    assert 1 <= hit.sum() < 32
     outside = np.repeat(np.repeat(~hit, 16, 0), 64, 1) & changed
-    assert np.count_nonzero(outside[:, 2:-2]) <= 8 * 2 * (16 + 64)
+    assert np.count_nonzero(outside) <= hit.sum() * 2 * (16 + 64)
 
 
 def test_a_picture_that_no_error_harms_much() -> None:

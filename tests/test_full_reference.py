@@ -46,6 +46,10 @@ def test_haarpsi_as_another_package_has_it(pair: tuple[Picture, Picture]) -> Non
     assert haarpsi(*pair) == pytest.approx(0.852208961167047, abs=1e-6)
     assert haarpsi(pair[0], pair[0]) == pytest.approx(1, abs=1e-12)
     assert haarpsi(*pair) == haarpsi(*pair[::-1])
+    black = np.zeros((200, 200, 3), np.uint8)
+    assert haarpsi(black, black) == 1  # which has no details to be weighed
+    with pytest.raises(ImageError):
+        haarpsi(pair[0], pair[1][:, :-1])
 
 
 def test_haarpsi_by_its_definition(pair: tuple[Picture, Picture]) -> None:
