@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import csv
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
+import made_up_sets
 import numpy as np
 import pytest
 from training_runs import scene, small_settings, write_scenes
 
 from meon_ext import distortions
+from meon_ext.datasets import load_dataset
 from meon_ext.errors import ImageError
 from meon_ext.training import config_from_mapping
 from meon_ext.training.cache import PictureCache
@@ -42,6 +46,27 @@ def test_a_shift_of_brightness_counts() -> None:
     assert teacher_quality(picture, shifted) < teacher_quality(picture, picture) - 7
     with pytest.raises(ImageError):
         teacher_quality(picture, shifted[:-1])
+
+
+def test_lives_pictures_become_a_set_to_train_on(tmp_path: Path) -> None:
+    script = Path(__file__).resolve().parent.parent / "python" / "fit_full_reference.py"
+    root, table = made_up_sets.live(tmp_path / "live"), tmp_path / "live.csv"
+    command = [sys.executable, str(script), str(root), "--write", str(table)]
+    subprocess.run(command, check=True, capture_output=True)
+    own = load_dataset("live", root).where(lambda record: record.distortion in distortions.CLASSIC)
+    written = {record.path: record for record in load_dataset("csv", table).records}
+    assert len(written) == len(own.records) + 2
+    for record in own.records:
+        assert record.score is not None
+        copy = written[record.path.resolve()]
+        assert copy.score == pytest.approx(dmos_as_quality(record.score), abs=0.005)
+        assert copy.reference is not None and (copy.distortion, copy.group) == (record.distortion, copy.reference.stem)
+    pristine = [record for record in written.values() if record.distortion == "pristine"]
+    assert {r.path.name for r in pristine} == {"bikes.bmp", "caps.bmp"} and all(r.score == 100 for r in pristine)
+    subprocess.run([*command, "--without", "caps"], check=True, capture_output=True)
+    assert {record.group for record in load_dataset("csv", table).records} == {"bikes"}
+    wrong = subprocess.run([*command, "--without", "cups"], check=False, capture_output=True, text=True)
+    assert wrong.returncode == 2 and "no reference is called cups" in wrong.stderr
 
 
 @pytest.mark.parametrize("name", ["jpeg", "white_noise", "gaussian_blur", "saturation_change"])
