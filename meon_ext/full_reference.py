@@ -129,7 +129,7 @@ def haarpsi(reference: Picture, distorted: Picture) -> float:
         fine, finer, coarse = ((np.abs(_haar(lx, size, axis)), np.abs(_haar(ly, size, axis))) for size in (2, 4, 8))
         alike.append((_similarity(*fine, _HAAR_CONSTANT) + _similarity(*finer, _HAAR_CONSTANT)) / 2)
         weights.append(np.maximum(*coarse))
-    chroma = [(np.abs(_boxed(x, 2)), np.abs(_boxed(y, 2))) for x, y in ((ix, iy), (qx, qy))]
+    chroma = [(np.abs(_boxed(x)), np.abs(_boxed(y))) for x, y in ((ix, iy), (qx, qy))]
     alike.append(np.mean([_similarity(*planes, _HAAR_CONSTANT) for planes in chroma], axis=0))
     weights.append((weights[0] + weights[1]) / 2)
     total = float(np.sum(weights))
@@ -211,31 +211,32 @@ def _similarity(x: Array, y: Array, constant: float) -> Array:
 
 def _gradient(plane: Array) -> Array:
     """Magnitude of Prewitt's gradient, a third of the differences' sums; nothing beyond the border."""
-    from scipy.ndimage import correlate1d
-
     difference, sum_ = np.array([-1.0, 0.0, 1.0]), np.ones(3) / 3
-    rows, columns = (
-        correlate1d(correlate1d(plane, difference, axis=a, mode="constant"), sum_, axis=1 - a, mode="constant")
-        for a in (0, 1)
-    )
+    rows, columns = (_correlated(plane, difference, sum_, axis) for axis in (0, 1))
     return np.asarray(np.hypot(rows, columns))
 
 
 def _haar(plane: Array, size: int, axis: int) -> Array:
     """Haar's wavelet of this many pixels: along the axis the far half less the near one, across it the sum."""
-    from scipy.ndimage import correlate1d
-
     half = np.ones(size // 2)
-    steps = correlate1d(plane, np.concatenate([-half, half]) / size, axis=axis, mode="constant", origin=-1)
-    return np.asarray(correlate1d(steps, np.ones(size), axis=1 - axis, mode="constant", origin=-1))
+    return _correlated(plane, np.concatenate([-half, half]) / size, np.ones(size), axis, origin=-1)
 
 
-def _boxed(plane: Array, size: int) -> Array:
+def _boxed(plane: Array) -> Array:
+    """Means of each pixel, the next, and the two below."""
+    mean = np.full(2, 1 / 2)
+    return _correlated(plane, mean, mean, axis=0, origin=-1)
+
+
+def _correlated(plane: Array, along: Array, across: Array, axis: int, origin: int = 0) -> Array:
+    """With one window along the axis, then with the other across it; nothing beyond the border.
+
+    origin: -1 for windows of an even size, which then have one more place on the far side.
+    """
     from scipy.ndimage import correlate1d
 
-    mean = np.full(size, 1 / size)
-    rows = correlate1d(plane, mean, axis=0, mode="constant", origin=-1)
-    return np.asarray(correlate1d(rows, mean, axis=1, mode="constant", origin=-1))
+    first = correlate1d(plane, along, axis=axis, mode="constant", origin=origin)
+    return np.asarray(correlate1d(first, across, axis=1 - axis, mode="constant", origin=origin))
 
 
 class _Moments:

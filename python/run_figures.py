@@ -48,10 +48,9 @@ def main() -> None:
     distorted = ~people & (samples.level > 0)
     classic = distorted & np.isin(samples.distortion, CLASSIC)
     scene = np.array([picture.path for picture in samples.pictures])
-    pristine = [~people & (samples.level == 0) & (scene == path) for path in np.unique(scene[~people])]
-
+    clean = ~people & (samples.level == 0)
+    pristine = [clean & (scene == path) for path in np.unique(scene[~people])]
     good = people & (samples.score >= np.median(samples.score[people]))
-    clean = samples.take(np.flatnonzero(~people & (samples.level == 0)))
 
     head = f"{'SRCC, people':>12}{'SRCC, teacher':>15}{'D-test':>8}{'types right':>13}"
     print(f"{head}{'good are pristine':>19}{'JPEG are pristine':>19}")
@@ -65,7 +64,9 @@ def main() -> None:
         d_test = metrics.d_test([quality[cuts].mean() for cuts in pristine], quality[classic])
         probabilities = found.probabilities()
         right = evaluate.type_accuracy(probabilities, samples, kinds)
-        as_jpeg = evaluate.predict(model, clean, coding, torch.device("cpu"), _CROPS).probabilities()
+        as_jpeg = evaluate.predict(
+            model, samples.take(np.flatnonzero(clean)), coding, torch.device("cpu"), _CROPS
+        ).probabilities()
         called, coded = (
             float((part.argmax(1) == gathered.classes.index(PRISTINE)).mean())
             for part in (probabilities[good], as_jpeg)

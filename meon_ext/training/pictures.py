@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import io
 import json
 import os
 import zlib
@@ -17,6 +16,7 @@ import PIL.Image
 from numpy.typing import NDArray
 
 from meon_ext import distortions
+from meon_ext.distortions import _codecs
 from meon_ext.distortions._registry import LOWEST_LEVEL
 from meon_ext.images import load_image
 from meon_ext.training.cache import PictureCache
@@ -77,8 +77,8 @@ class PictureLoader:
             what: list[object] = [_RECIPE, os.path.realpath(picture.path), status.st_size, status.st_mtime_ns]
             if picture.variant >= 0:
                 what += [*picture[1:], self._side, self._scale, self._seed, self._jitter, _maker()]
-            if picture.variant >= 0 and picture.distortion == PRISTINE:
-                what.append(self._coded)
+                if picture.distortion == PRISTINE:
+                    what.append(self._coded)
             key = self._keys[picture] = hashlib.sha256(json.dumps(what).encode()).hexdigest()[:40]
         return key
 
@@ -107,7 +107,7 @@ class PictureLoader:
         pixels, random = self._clean(whole, picture)
         if picture.distortion == PRISTINE:
             unseen = random.random() < self._coded
-            return _as_jpeg(pixels, int(random.integers(*_UNSEEN, endpoint=True))) if unseen else pixels
+            return _codecs.jpeg(pixels, int(random.integers(*_UNSEEN, endpoint=True)), random) if unseen else pixels
         seed = int(random.integers(2**31))
         level: float = picture.level
         if self._jitter:
@@ -137,13 +137,6 @@ def _resampled(pixels: NDArray[np.uint8], scale: tuple[float, float], random: np
         return pixels
     height, width = (round(length * factor) for length in pixels.shape[:2])
     return np.asarray(PIL.Image.fromarray(pixels).resize((width, height), PIL.Image.Resampling.LANCZOS))
-
-
-def _as_jpeg(pixels: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
-    file = io.BytesIO()
-    PIL.Image.fromarray(pixels).save(file, "JPEG", quality=quality)
-    with PIL.Image.open(file) as image:
-        return np.asarray(image)
 
 
 def _cut(pixels: NDArray[np.uint8], side: int, random: np.random.Generator) -> NDArray[np.uint8]:

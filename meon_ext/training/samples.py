@@ -25,6 +25,7 @@ PARTS = ("training", "validation", "test")
 Teacher = Mapping[tuple[str, str, int], float]
 _SURROGATE_STEP = 16.0
 _SPOILED = "anything but pristine"  # the type of the worst of the photographs that people judged
+_UNTYPED = ("", _SPOILED)
 SPOILED = -2
 """Its label."""
 _SHOWN = 20
@@ -401,7 +402,7 @@ def _kinds(parts: Iterable[Samples], config: TrainConfig) -> tuple[Kind, ...]:
         Kind(str(name), int(level) if by_level else 0)
         for part in parts
         for name, level in zip(part.distortion, part.level, strict=True)
-        if name and name != _SPOILED
+        if name not in _UNTYPED
     }
     order = _type_order(kind.distortion for kind in found)
     return tuple(sorted(found, key=lambda kind: (order.index(kind.distortion), kind.level)))
@@ -410,7 +411,7 @@ def _kinds(parts: Iterable[Samples], config: TrainConfig) -> tuple[Kind, ...]:
 def _classes(parts: Iterable[Samples], config: TrainConfig) -> tuple[str, ...]:
     if config.network.task == "single":
         return ()
-    found = {str(name) for part in parts for name in np.unique(part.distortion) if name and name != _SPOILED}
+    found = {str(name) for part in parts for name in np.unique(part.distortion) if name not in _UNTYPED}
     if config.classes:
         absent = [name for name in config.classes if name not in found]
         if absent:
