@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from PIL import Image, features
 
 from meon_ext import distortions
-from meon_ext.distortions import CLASSIC, LEVELS, TYPES, available, distort
+from meon_ext.distortions import CLASSIC, LEVELS, TYPES, _transmission, available, distort
+from meon_ext.distortions._planes import to_ycc
 from meon_ext.errors import DistortionError, ImageError
 from meon_ext.weights_io import RELEASE_CLASSES
 
@@ -274,6 +275,14 @@ def test_transmission_errors_come_to_the_psnr_of_their_level(name: str, photo: s
         assert wanted - 0.5 < found < wanted + 3.5, level
 
 
+@pytest.fixture
+def progressive(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sets how often the stream in which errors strike is a progressive one."""
+    monkeypatch.setattr(_transmission, "_PROGRESSIVE_SHARE", request.param)
+
+
+@pytest.mark.parametrize("progressive", [0.0], indirect=True)
+@pytest.mark.usefixtures("progressive")
 def test_errors_reach_no_further_than_the_next_restart_marker() -> None:
     """At most 4 units of 16 x 16 each, and a pixel more where chroma is interpolated."""
     clean = photograph("coffee", 256, 256)
@@ -285,10 +294,81 @@ def test_errors_reach_no_further_than_the_next_restart_marker() -> None:
     assert np.count_nonzero(outside) <= hit.sum() * 2 * (16 + 64)
 
 
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("progressive", [1.0], indirect=True)
+@pytest.mark.usefixtures("progressive")
+def test_errors_in_a_progressive_stream_spoil_the_details_of_luminance_from_one_place_on(seed: int) -> None:
+    sent = sent_as_jpeg(photograph("coffee", 256, 256))
+    damaged = distort(photograph("coffee", 256, 256), "jpeg_transmission", 2, seed=seed)
+    rows_of_blocks = (damaged != sent).any(2).reshape(32, 8, 32, 8).any((1, 3))
+    first = int(np.flatnonzero(rows_of_blocks.any(1))[0])
+    assert 0 < first < 31
+    assert rows_of_blocks[first + 1 :].mean() > 0.8
+    # Where no channel is clipped, colour stays, and so does the mean of every block.
+    change = to_ycc(damaged) - to_ycc(sent)
+    whole = ((np.minimum(damaged, sent) > 0) & (np.maximum(damaged, sent) < 255)).all(2)
+    assert np.abs(change[1:])[:, whole].max() < 2
+    means = change[0].reshape(32, 8, 32, 8).mean((1, 3))
+    whole_blocks = whole.reshape(32, 8, 32, 8).all((1, 3)) & rows_of_blocks
+    assert whole_blocks.any()
+    assert np.abs(means[whole_blocks]).max() < 1
+    assert np.abs(change[0]).max() > 50
+
+
+@pytest.mark.parametrize("progressive", [0.0, 1.0], indirect=True)
+@pytest.mark.usefixtures("progressive")
 def test_a_picture_that_no_error_harms_much() -> None:
     for name in ("jpeg_transmission", "jpeg2000_transmission"):
         made = distort(np.full((96, 96, 3), 128, np.uint8), name, 5)
         assert made.shape == (96, 96, 3)
+    noise = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    for height, width in ((1, 1), (1, 40), (33, 2), (17, 35)):
+        for level in LEVELS:
+            piece = noise[:height, :width]
+            assert distort(piece, "jpeg_transmission", level).shape == piece.shape
+
+
+def test_denoising_takes_out_most_of_the_noise_that_was_there() -> None:
+    clean = photograph("coffee", 256, 256).astype(float)
+    for level, sigma in enumerate(TYPES["denoising"].levels, 1):
+        error = distort(clean.astype(np.uint8), "denoising", level).astype(float) - clean
+        assert error.std() < 0.65 * sigma
+    flat = np.full((128, 128, 3), 128, np.uint8)
+    left = distort(flat, "denoising", 5).astype(float)
+    assert np.diff(left, axis=1).std() < 0.15 * TYPES["denoising"].levels[4]
+
+
+def test_comfort_noise_is_as_strong_as_what_it_replaces_where_that_was() -> None:
+    clean = photograph("astronaut", 256, 256)
+    made = to_ycc(distort(clean, "comfort_noise", 4))[0]
+    luma = to_ycc(clean)[0]
+    details, noise = (np.diff(plane, axis=1) for plane in (luma, made))
+    energies = [(plane[:, :240].reshape(16, 16, 15, 16) ** 2).mean((1, 3)).ravel() for plane in (details, noise)]
+    assert np.corrcoef(np.log1p(energies))[0, 1] > 0.9
+    assert np.abs(noise).mean() == pytest.approx(np.abs(details).mean(), rel=0.25)
+    assert np.corrcoef(details.ravel(), noise.ravel())[0, 1] < 0.9
+    flat = np.full((64, 64, 3), 90, np.uint8)
+    assert (distort(flat, "comfort_noise", 5) == flat).all()
+
+
+def test_a_noisy_picture_is_coded_without_borders_of_blocks() -> None:
+    made = distort(photograph("coffee", 256, 256), "noisy_compression", 5).astype(float)
+    steps = np.abs(np.diff(made, axis=1)).mean((0, 2))
+    for side in (8, 16, 32):
+        border = np.arange(len(steps)) % side == side - 1
+        assert steps[border].mean() == pytest.approx(steps[~border].mean(), rel=0.1), side
+
+
+def test_sparse_sampling_keeps_what_is_coarse() -> None:
+    clean = photograph("coffee", 256, 256)
+    for level in LEVELS:
+        made = distort(clean, "sparse_sampling", level)
+        coarse = [plane.reshape(8, 32, 8, 32, 3).mean((1, 3)) for plane in (made.astype(float), clean.astype(float))]
+        assert np.corrcoef([plane.ravel() for plane in coarse])[0, 1] > 0.99
+        assert np.abs(coarse[0] - coarse[1]).mean() < 8
+    grey = np.repeat(clean[..., :1], 3, axis=2)
+    made = distort(grey, "sparse_sampling", 5)
+    assert np.ptp(made, axis=2).max() <= 1  # a picture without colour gets none
 
 
 def test_public_names() -> None:

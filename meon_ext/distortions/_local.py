@@ -3,20 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from meon_ext.distortions._planes import (
-    Floats,
-    Pixels,
-    block_dct,
-    blur,
-    from_ycc,
-    inverse_block_dct,
-    pad_to_blocks,
-    to_ycc,
-)
+from meon_ext.distortions._planes import Floats, Pixels, from_ycc, to_ycc, with_blocks_changed
 
 _TID2013_AREA = 512 * 384  # numbers of patches are meant for pictures of this size
 _PATCH = 16
@@ -69,27 +61,40 @@ def _places(
 
 
 # Of the reconstruction: thresholds fall from the first to the last iteration.
-_THRESHOLDS = (60, 40, 26, 16, 10, 6)
+_THRESHOLDS = tuple(120 * 0.82**step for step in range(16))
 _GRIDS = ((0, 0), (8, 8), (4, 12), (12, 4), (0, 8), (8, 0))
 _RECONSTRUCTION_BLOCK = 16
 
 
 def sparse_sampling(pixels: Pixels, share: float, random: np.random.Generator) -> Floats:
-    """Only this share of the pixels is kept, at random; the rest is found again by iterated DCT thresholds."""
+    """Only this share of the Fourier coefficients is kept, at random, of the low ones more, as along radial lines; the
+    rest is found again by iterated DCT thresholds."""
+    from scipy.fft import irfft2, rfft2
+
+    height, width = pixels.shape[:2]
     planes = to_ycc(pixels)
-    kept = random.random(pixels.shape[:2], np.float32) < share
-    weight = kept.astype(np.float32)
-    spread = 0.6 / share**0.5
-    density = blur(weight, spread) + np.float32(1e-6)
-    guess = np.stack([blur(plane * weight, spread) / density for plane in planes])
-    return from_ycc(_reconstructed(planes, guess, kept))
+    known = rfft2(planes)
+    down, across = np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width)
+    kept = random.random(known.shape[1:]) < _radial_density(np.hypot(down, across), share)
+    kept[0, 0] = True
+    guess = irfft2(np.where(kept, known, 0), (height, width))
+    for step, threshold in enumerate(_THRESHOLDS):
+        if step:
+            guess = irfft2(np.where(kept, known, rfft2(guess)), (height, width))
+        grid = _GRIDS[step % len(_GRIDS)]
+        guess = with_blocks_changed(guess, _RECONSTRUCTION_BLOCK, grid, partial(_above, threshold))
+    return from_ycc(guess)
 
 
-def _reconstructed(planes: Floats, guess: Floats, kept: NDArray[np.bool_]) -> Floats:
-    height, width = planes.shape[1:]
-    for threshold, (top, left) in zip(_THRESHOLDS, _GRIDS, strict=True):
-        guess = np.where(kept, planes, guess)
-        coefficients = block_dct(pad_to_blocks(guess, _RECONSTRUCTION_BLOCK, top, left), _RECONSTRUCTION_BLOCK)
-        coefficients *= np.abs(coefficients) >= threshold
-        guess = inverse_block_dct(coefficients, _RECONSTRUCTION_BLOCK)[:, top : top + height, left : left + width]
-    return guess
+def _above(threshold: float, coefficients: Floats) -> Floats:
+    return coefficients * (np.abs(coefficients) >= threshold)
+
+
+def _radial_density(frequency: NDArray[np.float64], share: float) -> NDArray[np.float64]:
+    """Inverse to the frequency, at most 1, and this share on average."""
+    falling = 1 / np.maximum(frequency, 1e-9)
+    low, high = 0.0, 2.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if np.minimum(1, middle * falling).mean() < share else (low, middle)
+    return np.minimum(1, high * falling)

@@ -12,19 +12,22 @@ from meon_ext.distortions._planes import (
     block_dct,
     blur,
     from_ycc,
-    inverse_block_dct,
     pad_to_blocks,
     to_ycc,
+    with_blocks_changed,
 )
+from meon_ext.distortions._wavelets import decompose, recompose
 
 # Of the high-pass filter, the picture less its blur: most of the noise left has periods under 4 pixels.
 _HIGH_PASS_SIGMA = 0.8
 # Activity is measured over about the size of a block of 8 pixels, as in the models of masking.
 _ACTIVITY_WINDOW = 7
-_CODING_BLOCK = 8
+_COMFORT_LEVELS = 4
+_CODING_BLOCK = 32
 _DENOISING_BLOCK = 16
 # Where the grids of blocks lie whose results are averaged, so that no block border remains.
 _DENOISING_GRIDS = ((0, 0), (4, 12), (8, 8), (12, 4))
+_WIENER_GRIDS = ((0, 8), (4, 4), (8, 0), (12, 12))
 _DENOISING_THRESHOLD = 2.7  # in standard deviations: the usual one for hard thresholds in the DCT domain
 
 
@@ -80,42 +83,70 @@ def multiplicative(pixels: Pixels, sigma: float, random: np.random.Generator) ->
 
 
 def comfort(pixels: Pixels, step: float, random: np.random.Generator) -> Floats:
-    """Coefficients too small to be coded are replaced by noise as strong as they were, block by block."""
-    height, width = pixels.shape[:2]
-    coefficients = block_dct(pad_to_blocks(to_ycc(pixels), _CODING_BLOCK), _CODING_BLOCK)
-    coded = np.rint(coefficients / step) * step
-    lost = coded == 0
-    blocks = (3, coded.shape[1] // _CODING_BLOCK, _CODING_BLOCK, coded.shape[2] // _CODING_BLOCK, _CODING_BLOCK)
-    energy = np.where(lost, coefficients * coefficients, 0).reshape(blocks).sum((2, 4), keepdims=True)
-    count = np.maximum(lost.reshape(blocks).sum((2, 4), keepdims=True), 1)
-    noise = _normal(blocks, 1, random) * np.sqrt(energy / count).astype(np.float32)
-    made = np.where(lost, noise.reshape(coded.shape), coded)
-    return from_ycc(inverse_block_dct(made, _CODING_BLOCK)[:, :height, :width])
+    """Wavelet coefficients too small to be coded get a random sign instead: noise as strong as they were, where they
+    were. Steps halve from level to level, and for the chroma."""
+    planes = to_ycc(pixels)
+    for channel, plane in enumerate(planes):
+        finest = step if channel == 0 else step / 2
+        coarse, bands = decompose(plane, _COMFORT_LEVELS)
+        for level, three in enumerate(bands):
+            for band in three:
+                band[...] = _comforted(band, np.float32(finest / 2**level), random)
+        planes[channel] = recompose(coarse, bands)
+    return from_ycc(planes)
+
+
+def _comforted(band: Floats, step: np.float32, random: np.random.Generator) -> Floats:
+    coded = np.rint(band / step) * step
+    return np.where(coded == 0, np.where(random.random(band.shape, np.float32) < 0.5, -band, band), coded)
 
 
 def compressed(pixels: Pixels, sigma: float, random: np.random.Generator) -> Floats:
-    """White noise, then DCT coding that keeps the strongest of it: a step of 3.5 standard deviations."""
-    height, width = pixels.shape[:2]
-    noisy = np.clip(white(pixels, sigma, random), 0, 255)
-    coefficients = block_dct(pad_to_blocks(to_ycc(noisy), _CODING_BLOCK), _CODING_BLOCK)
+    """White noise, then DCT coding that keeps the strongest of it: a step of 3.5 standard deviations.
+
+    Blocks are large and their borders do not show, as with coders that take those out: blocks of two grids fade into
+    each other.
+    """
+    planes = to_ycc(np.clip(white(pixels, sigma, random), 0, 255))
     step = np.float32(3.5 * sigma)
-    coded = np.rint(coefficients / step) * step
-    return from_ycc(inverse_block_dct(coded, _CODING_BLOCK)[:, :height, :width])
+    total, weights = np.zeros_like(planes), np.zeros(planes.shape[1:], np.float32)
+    for start in (0, _CODING_BLOCK // 2):
+        coded = with_blocks_changed(planes, _CODING_BLOCK, (start, start), lambda found: np.rint(found / step) * step)
+        down, across = (_fade(side, start) for side in planes.shape[1:])
+        weight = np.outer(down, across)
+        total += weight * coded
+        weights += weight
+    return from_ycc(total / weights)
+
+
+def _fade(side: int, start: int) -> Floats:
+    """Along a side whose grid of blocks begins so much before it: near 0 at their borders, near 1 in their middle."""
+    place = (np.arange(side) + start) % _CODING_BLOCK
+    return np.asarray(np.sin(np.pi * (place + 0.5) / _CODING_BLOCK) ** 2, np.float32)
 
 
 def denoised(pixels: Pixels, sigma: float, random: np.random.Generator) -> Floats:
-    """White noise, taken out again by hard thresholds in the DCT domain, channel by channel."""
-    height, width = pixels.shape[:2]
+    """White noise, taken out again channel by channel in the DCT domain: by hard thresholds, then by a Wiener filter
+    that takes what they leave for the picture."""
     noisy = np.ascontiguousarray(np.moveaxis(np.clip(white(pixels, sigma, random), 0, 255), 2, 0))
-    threshold = np.float32(_DENOISING_THRESHOLD * sigma)
+    size = _DENOISING_BLOCK
+
+    def over_threshold(coefficients: Floats) -> Floats:
+        means = coefficients[:, ::size, ::size].copy()
+        coefficients *= np.abs(coefficients) >= np.float32(_DENOISING_THRESHOLD * sigma)
+        coefficients[:, ::size, ::size] = means
+        return coefficients
+
+    guess = np.zeros_like(noisy)
+    for grid in _DENOISING_GRIDS:
+        guess += with_blocks_changed(noisy, size, grid, over_threshold)
+    guess *= np.float32(1 / len(_DENOISING_GRIDS))
     total = np.zeros_like(noisy)
-    for top, left in _DENOISING_GRIDS:
-        coefficients = block_dct(pad_to_blocks(noisy, _DENOISING_BLOCK, top, left), _DENOISING_BLOCK)
-        means = coefficients[:, ::_DENOISING_BLOCK, ::_DENOISING_BLOCK].copy()
-        coefficients *= np.abs(coefficients) >= threshold
-        coefficients[:, ::_DENOISING_BLOCK, ::_DENOISING_BLOCK] = means
-        total += inverse_block_dct(coefficients, _DENOISING_BLOCK)[:, top : top + height, left : left + width]
-    total *= np.float32(1 / len(_DENOISING_GRIDS))
+    for grid in _WIENER_GRIDS:
+        power = block_dct(pad_to_blocks(guess, size, *grid), size) ** 2
+        share = power / (power + np.float32(sigma * sigma))
+        total += with_blocks_changed(noisy, size, grid, share.__mul__)
+    total *= np.float32(1 / len(_WIENER_GRIDS))
     return np.moveaxis(total, 0, 2)
 
 

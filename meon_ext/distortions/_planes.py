@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -96,6 +97,13 @@ def pad_to_blocks(planes: Floats, size: int, top: int = 0, left: int = 0) -> Flo
     _, height, width = planes.shape
     bottom, right = -(top + height) % size, -(left + width) % size
     return np.pad(planes, ((0, 0), (top, bottom), (left, right)), "symmetric")
+
+
+def with_blocks_changed(planes: Floats, size: int, grid: tuple[int, int], change: Callable[[Floats], Floats]) -> Floats:
+    """(C, H, W) after a change to the coefficients of its blocks, whose grid begins so much above it and left of it."""
+    (top, left), (_, height, width) = grid, planes.shape
+    changed = change(block_dct(pad_to_blocks(planes, size, top, left), size))
+    return inverse_block_dct(changed, size)[:, top : top + height, left : left + width]
 
 
 def blur(pixels: NDArray[np.generic], sigma: float) -> Floats:

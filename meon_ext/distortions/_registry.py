@@ -176,7 +176,9 @@ TYPES: Mapping[str, DistortionType] = _table(
         (0.05, 0.08, 0.12, 0.18, 0.28),
         _noise.multiplicative,
     ),
-    _type_of("comfort_noise", "Comfort noise", 20, None, "step, grey levels", (15, 30, 50, 80, 130), _noise.comfort),
+    _type_of(
+        "comfort_noise", "Comfort noise", 20, None, "finest step, grey levels", (18, 30, 45, 75, 130), _noise.comfort
+    ),
     _type_of(
         "noisy_compression",
         "Lossy compression of a noisy picture",
@@ -209,8 +211,8 @@ TYPES: Mapping[str, DistortionType] = _table(
         "Sparse sampling and reconstruction",
         24,
         None,
-        "share of the pixels",
-        (0.75, 0.55, 0.35, 0.2, 0.1),
+        "share of the Fourier coefficients",
+        (0.75, 0.55, 0.35, 0.15, 0.04),
         _local.sparse_sampling,
     ),
     _type_of("lens_blur", "Lens blur", None, 2, "radius, pixels", (1, 2, 4, 6, 8), _blur.lens, _KADID10K_LEVELS),

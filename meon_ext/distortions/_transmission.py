@@ -15,16 +15,70 @@ from meon_ext.distortions._wavelets import decompose, recompose
 _JPEG_QUALITY = 90
 _UNIT = 16  # pixels on a side of a unit of JPEG's coding, with chroma at half size as is Pillow's default
 _RESTART_INTERVAL = 4  # in units: how far an error reaches at most
+_PROGRESSIVE_SHARE = 0.5
+_BURST = 4  # bytes
+_TRIALS = 10
 _WAVELET_LEVELS = 5
 _CODE_BLOCK = 64  # as in OpenJPEG's default
 _PLANES_AT_RISK = 5  # an error strikes one of a code block's uppermost bit planes
 _ENERGIES = (1.05, 1.05, 0.27)  # what a coefficient of 1 adds to the picture, in each band; four times at each level
 _NEARLY = 0.9  # of the squared error that is asked for: under half a decibel less
+_ABOUT = 0.7  # one and a half
 
 
 def jpeg(pixels: Pixels, psnr: float, random: np.random.Generator) -> Pixels:
-    """Bits flipped in some of the restart intervals of a JPEG stream, as many as bring it to about that PSNR in dB
-    against what was sent, at least one.
+    """What errors in a JPEG stream do, as many as bring it to about that PSNR in dB against what was sent.
+
+    Every other time the stream is a progressive one, if that PSNR can be had from it, else a baseline one.
+    """
+    made = _progressive(pixels, psnr, random) if random.random() < _PROGRESSIVE_SHARE else None
+    return _baseline(pixels, psnr, random) if made is None else made
+
+
+def _progressive(pixels: Pixels, psnr: float, random: np.random.Generator) -> Pixels | None:
+    """Bytes replaced in the luminance's scans of a progressive stream, or None if no place brings about that PSNR.
+
+    Nothing says where the next block begins, so the details from there on are nonsense or another place's, to the end
+    of the picture, while the blocks' means and the chroma, coded apart, stay. The later the error, the less it spoils.
+    """
+    sent = encoded(pixels, "JPEG", quality=_JPEG_QUALITY, progressive=True)
+    clean = decoded(sent, pixels).astype(np.float32)
+    scans = [np.arange(*ends) for ends in _luminance_scans(sent)]
+    burst = random.integers(0, 0xFF, (len(scans), _BURST), np.uint8)  # without 0xFF, which could make a marker
+    wanted = pixels.size * 255**2 / 10 ** (psnr / 10)
+    low, high, best, closest = 0.0, 1.0, None, _ABOUT * wanted
+    for _ in range(_TRIALS):
+        place = (low + high) / 2
+        struck = np.frombuffer(sent, np.uint8).copy()
+        for scan, new in zip(scans, burst, strict=True):
+            _overwrite(struck, scan[int(place * len(scan)) :], new)
+        made = decoded(struck.tobytes(), pixels)
+        error = float(((made - clean) ** 2).sum(dtype=np.float64))
+        if closest <= error <= wanted:
+            best, closest = made, error
+            if error >= _NEARLY * wanted:
+                break
+        low, high = (place, high) if error > wanted else (low, place)
+    return best
+
+
+def _overwrite(stream: NDArray[np.uint8], free: NDArray[np.int64], new: NDArray[np.uint8]) -> None:
+    """In place, from the first of the free places on, but not behind 0xFF: a byte other than 0 makes a marker there."""
+    places = free[stream[free - 1] != 0xFF][: len(new)]
+    stream[places] = new[: len(places)]
+
+
+def _luminance_scans(stream: bytes) -> Iterator[tuple[int, int]]:
+    """Where the entropy-coded bytes begin and end of those scans of a progressive stream that bring the luminance's
+    details for the first time; later ones only refine them."""
+    for header in re.compile(b"\xff\xda\x00\x08\x01\x01.([\x01-\x3f]).([\x00-\x0f])", re.DOTALL).finditer(stream):
+        end = re.compile(b"\xff[\xc4\xda\xd9]").search(stream, header.end())
+        if end is not None:
+            yield header.end(), end.start()
+
+
+def _baseline(pixels: Pixels, psnr: float, random: np.random.Generator) -> Pixels:
+    """Bits flipped in some of the restart intervals of a baseline stream, at least in one.
 
     Markers are neither hit nor made, so the decoder finds each restart marker and goes on behind it; what it makes of
     the interval until then is up to the bits. So one stream with all of them hit shows what each hit does.
