@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, features
+from scipy.ndimage import gaussian_filter
 
 from meon_ext import distortions
 from meon_ext.distortions import CLASSIC, LEVELS, TYPES, _transmission, available, distort
@@ -90,7 +91,7 @@ def test_flat_pictures(name: str) -> None:
 def test_only_the_seed_changes_what_is_random() -> None:
     clean = photograph("coffee", 128, 128)
     random = {name for name in MADE if (distort(clean, name, 5, seed=0) != distort(clean, name, 5, seed=1)).any()}
-    noise = {name for name in TYPES if "noise" in name}
+    noise = {name for name in TYPES if "noise" in name} - {"comfort_noise"}
     assert noise | {"motion_blur", "jitter", "colour_block", "sparse_sampling"} <= random
     for name in ("gaussian_blur", "jpeg", "mean_shift", "contrast_change", "quantisation", "lens_blur"):
         assert name not in random
@@ -340,23 +341,24 @@ def test_denoising_takes_out_most_of_the_noise_that_was_there() -> None:
 
 def test_comfort_noise_is_as_strong_as_what_it_replaces_where_that_was() -> None:
     clean = photograph("astronaut", 256, 256)
-    made = to_ycc(distort(clean, "comfort_noise", 4))[0]
-    luma = to_ycc(clean)[0]
-    details, noise = (np.diff(plane, axis=1) for plane in (luma, made))
-    energies = [(plane[:, :240].reshape(16, 16, 15, 16) ** 2).mean((1, 3)).ravel() for plane in (details, noise)]
+    before, after = (to_ycc(picture)[0] for picture in (clean, distort(clean, "comfort_noise", 4)))
+    details, noise = before - gaussian_filter(before, 1), after - gaussian_filter(after, 1)
+    energies = [(plane.reshape(16, 16, 16, 16) ** 2).mean((1, 3)).ravel() for plane in (details, noise)]
     assert np.corrcoef(np.log1p(energies))[0, 1] > 0.9
-    assert np.abs(noise).mean() == pytest.approx(np.abs(details).mean(), rel=0.25)
-    assert np.corrcoef(details.ravel(), noise.ravel())[0, 1] < 0.9
+    assert noise.std() == pytest.approx(details.std(), rel=0.1)
+    assert np.corrcoef(details.ravel(), noise.ravel())[0, 1] < 0.5
+    assert np.corrcoef([gaussian_filter(plane, 4).ravel() for plane in (before, after)])[0, 1] > 0.99
     flat = np.full((64, 64, 3), 90, np.uint8)
     assert (distort(flat, "comfort_noise", 5) == flat).all()
 
 
 def test_a_noisy_picture_is_coded_without_borders_of_blocks() -> None:
-    made = distort(photograph("coffee", 256, 256), "noisy_compression", 5).astype(float)
-    steps = np.abs(np.diff(made, axis=1)).mean((0, 2))
-    for side in (8, 16, 32):
-        border = np.arange(len(steps)) % side == side - 1
-        assert steps[border].mean() == pytest.approx(steps[~border].mean(), rel=0.1), side
+    for seed in range(4):
+        made = distort(photograph("coffee", 256, 256), "noisy_compression", 5, seed=seed).astype(float)
+        steps = np.abs(np.diff(made, axis=1)).mean((0, 2))
+        for side in (8, 16, 32, 64):
+            border = np.arange(len(steps)) % side == side - 1
+            assert steps[border].mean() == pytest.approx(steps[~border].mean(), rel=0.2), (seed, side)
 
 
 def test_sparse_sampling_keeps_what_is_coarse() -> None:

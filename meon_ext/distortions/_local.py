@@ -60,8 +60,8 @@ def _places(
         yield top, left, height, width
 
 
-# Of the reconstruction: thresholds fall from the first to the last iteration.
-_THRESHOLDS = tuple(120 * 0.82**step for step in range(16))
+# Of the reconstruction: thresholds fall from the first to the last iteration, which goes over all grids.
+_THRESHOLDS = tuple(np.geomspace(120, 8, 24).tolist())
 _GRIDS = ((0, 0), (8, 8), (4, 12), (12, 4), (0, 8), (8, 0))
 _RECONSTRUCTION_BLOCK = 16
 
@@ -81,8 +81,10 @@ def sparse_sampling(pixels: Pixels, share: float, random: np.random.Generator) -
     for step, threshold in enumerate(_THRESHOLDS):
         if step:
             guess = irfft2(np.where(kept, known, rfft2(guess)), (height, width))
-        grid = _GRIDS[step % len(_GRIDS)]
-        guess = with_blocks_changed(guess, _RECONSTRUCTION_BLOCK, grid, partial(_above, threshold))
+        last = step == len(_THRESHOLDS) - 1
+        grids = _GRIDS if last else _GRIDS[step % len(_GRIDS) :][:1]
+        change = partial(_above, threshold)
+        guess = np.mean([with_blocks_changed(guess, _RECONSTRUCTION_BLOCK, grid, change) for grid in grids], axis=0)
     return from_ycc(guess)
 
 

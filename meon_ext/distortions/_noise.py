@@ -16,14 +16,13 @@ from meon_ext.distortions._planes import (
     to_ycc,
     with_blocks_changed,
 )
-from meon_ext.distortions._wavelets import decompose, recompose
 
 # Of the high-pass filter, the picture less its blur: most of the noise left has periods under 4 pixels.
 _HIGH_PASS_SIGMA = 0.8
 # Activity is measured over about the size of a block of 8 pixels, as in the models of masking.
 _ACTIVITY_WINDOW = 7
-_COMFORT_LEVELS = 4
-_CODING_BLOCK = 32
+_COMFORT_BLOCK = 32
+_CODING_BLOCKS = (32, 64, 128)
 _DENOISING_BLOCK = 16
 # Where the grids of blocks lie whose results are averaged, so that no block border remains.
 _DENOISING_GRIDS = ((0, 0), (4, 12), (8, 8), (12, 4))
@@ -82,47 +81,49 @@ def multiplicative(pixels: Pixels, sigma: float, random: np.random.Generator) ->
     return pixels * (1 + _normal(pixels.shape, sigma, random))
 
 
-def comfort(pixels: Pixels, step: float, random: np.random.Generator) -> Floats:
-    """Wavelet coefficients too small to be coded get a random sign instead: noise as strong as they were, where they
-    were. Steps halve from level to level, and for the chroma."""
-    planes = to_ycc(pixels)
-    for channel, plane in enumerate(planes):
-        finest = step if channel == 0 else step / 2
-        coarse, bands = decompose(plane, _COMFORT_LEVELS)
-        for level, three in enumerate(bands):
-            for band in three:
-                band[...] = _comforted(band, np.float32(finest / 2**level), random)
-        planes[channel] = recompose(coarse, bands)
-    return from_ycc(planes)
+def comfort(pixels: Pixels, least: float, random: np.random.Generator) -> Floats:
+    """DCT coefficients too small to be coded have their sign changed: noise as strong as they were, where they were.
+
+    least: what is coded at a period of 3 pixels; half of it at one of 6, and so on.
+    """
+    down, across = (_block_frequencies(side) for side in pixels.shape[:2])
+    uncoded = np.float32(3 * least) * np.hypot(down[:, np.newaxis], across)
+
+    def negate_small(coefficients: Floats) -> Floats:
+        return np.where(np.abs(coefficients) < uncoded, -coefficients, coefficients)
+
+    return from_ycc(with_blocks_changed(to_ycc(pixels), _COMFORT_BLOCK, (0, 0), negate_small))
 
 
-def _comforted(band: Floats, step: np.float32, random: np.random.Generator) -> Floats:
-    coded = np.rint(band / step) * step
-    return np.where(coded == 0, np.where(random.random(band.shape, np.float32) < 0.5, -band, band), coded)
+def _block_frequencies(side: int) -> Floats:
+    """In periods per pixel, of the coefficients along a side that is continued to whole blocks."""
+    blocks = -(-side // _COMFORT_BLOCK)
+    return np.tile(np.arange(_COMFORT_BLOCK, dtype=np.float32) / (2 * _COMFORT_BLOCK), blocks)
 
 
 def compressed(pixels: Pixels, sigma: float, random: np.random.Generator) -> Floats:
     """White noise, then DCT coding that keeps the strongest of it: a step of 3.5 standard deviations.
 
-    Blocks are large and their borders do not show, as with coders that take those out: blocks of two grids fade into
-    each other.
+    Blocks are large, of one size or another, and their borders do not show, as with coders that take those out: blocks
+    of two grids fade into each other.
     """
     planes = to_ycc(np.clip(white(pixels, sigma, random), 0, 255))
+    size = int(random.choice(_CODING_BLOCKS))
     step = np.float32(3.5 * sigma)
     total, weights = np.zeros_like(planes), np.zeros(planes.shape[1:], np.float32)
-    for start in (0, _CODING_BLOCK // 2):
-        coded = with_blocks_changed(planes, _CODING_BLOCK, (start, start), lambda found: np.rint(found / step) * step)
-        down, across = (_fade(side, start) for side in planes.shape[1:])
+    for start in (0, size // 2):
+        coded = with_blocks_changed(planes, size, (start, start), lambda found: np.rint(found / step) * step)
+        down, across = (_fade(side, start, size) for side in planes.shape[1:])
         weight = np.outer(down, across)
         total += weight * coded
         weights += weight
     return from_ycc(total / weights)
 
 
-def _fade(side: int, start: int) -> Floats:
+def _fade(side: int, start: int, size: int) -> Floats:
     """Along a side whose grid of blocks begins so much before it: near 0 at their borders, near 1 in their middle."""
-    place = (np.arange(side) + start) % _CODING_BLOCK
-    return np.asarray(np.sin(np.pi * (place + 0.5) / _CODING_BLOCK) ** 2, np.float32)
+    place = (np.arange(side) + start) % size
+    return np.asarray(np.sin(np.pi * (place + 0.5) / size) ** 2, np.float32)
 
 
 def denoised(pixels: Pixels, sigma: float, random: np.random.Generator) -> Floats:

@@ -177,7 +177,13 @@ TYPES: Mapping[str, DistortionType] = _table(
         _noise.multiplicative,
     ),
     _type_of(
-        "comfort_noise", "Comfort noise", 20, None, "finest step, grey levels", (18, 30, 45, 75, 130), _noise.comfort
+        "comfort_noise",
+        "Comfort noise",
+        20,
+        None,
+        "least coded at 3 pixels, grey levels",
+        (6, 10, 15, 26, 52),
+        _noise.comfort,
     ),
     _type_of(
         "noisy_compression",
