@@ -1,4 +1,4 @@
-"""Damage in places: TID2013's types 14, 15 and 24, and KADID-10k's colour blocks."""
+"""Damage in places, TID2013's types 14 and 15 and KADID-10k's colour blocks, and sparse sampling, TID2013's type 24."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from meon_ext.distortions._planes import Floats, Pixels, from_ycc, to_ycc, with_blocks_changed
+from meon_ext.distortions._planes import Floats, Pixels, at_least, from_ycc, to_ycc, with_blocks_changed
 
 _TID2013_AREA = 512 * 384  # numbers of patches are meant for pictures of this size
 _PATCH = 16
@@ -83,13 +83,9 @@ def sparse_sampling(pixels: Pixels, share: float, random: np.random.Generator) -
             guess = irfft2(np.where(kept, known, rfft2(guess)), (height, width))
         last = step == len(_THRESHOLDS) - 1
         grids = _GRIDS if last else _GRIDS[step % len(_GRIDS) :][:1]
-        change = partial(_above, threshold)
+        change = partial(at_least, threshold)
         guess = np.mean([with_blocks_changed(guess, _RECONSTRUCTION_BLOCK, grid, change) for grid in grids], axis=0)
     return from_ycc(guess)
-
-
-def _above(threshold: float, coefficients: Floats) -> Floats:
-    return coefficients * (np.abs(coefficients) >= threshold)
 
 
 def _radial_density(frequency: NDArray[np.float64], share: float) -> NDArray[np.float64]:

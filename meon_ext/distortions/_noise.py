@@ -9,6 +9,7 @@ import numpy as np
 from meon_ext.distortions._planes import (
     Floats,
     Pixels,
+    at_least,
     block_dct,
     blur,
     from_ycc,
@@ -133,15 +134,11 @@ def denoised(pixels: Pixels, sigma: float, random: np.random.Generator) -> Float
     size = _DENOISING_BLOCK
 
     def over_threshold(coefficients: Floats) -> Floats:
-        means = coefficients[:, ::size, ::size].copy()
-        coefficients *= np.abs(coefficients) >= np.float32(_DENOISING_THRESHOLD * sigma)
-        coefficients[:, ::size, ::size] = means
-        return coefficients
+        kept = at_least(_DENOISING_THRESHOLD * sigma, coefficients)
+        kept[:, ::size, ::size] = coefficients[:, ::size, ::size]  # the means
+        return kept
 
-    guess = np.zeros_like(noisy)
-    for grid in _DENOISING_GRIDS:
-        guess += with_blocks_changed(noisy, size, grid, over_threshold)
-    guess *= np.float32(1 / len(_DENOISING_GRIDS))
+    guess = np.mean([with_blocks_changed(noisy, size, grid, over_threshold) for grid in _DENOISING_GRIDS], axis=0)
     total = np.zeros_like(noisy)
     for grid in _WIENER_GRIDS:
         power = block_dct(pad_to_blocks(guess, size, *grid), size) ** 2

@@ -106,6 +106,11 @@ def with_blocks_changed(planes: Floats, size: int, grid: tuple[int, int], change
     return inverse_block_dct(changed, size)[:, top : top + height, left : left + width]
 
 
+def at_least(threshold: float, coefficients: Floats) -> Floats:
+    """With those of a smaller magnitude set to 0."""
+    return coefficients * (np.abs(coefficients) >= threshold)
+
+
 def blur(pixels: NDArray[np.generic], sigma: float) -> Floats:
     """Gaussian blur of (H, W, C) or (H, W), mirrored at the borders."""
     from scipy.ndimage import gaussian_filter

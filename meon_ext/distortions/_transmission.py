@@ -71,7 +71,7 @@ def _overwrite(stream: NDArray[np.uint8], free: NDArray[np.int64], new: NDArray[
 def _luminance_scans(stream: bytes) -> Iterator[tuple[int, int]]:
     """Where the entropy-coded bytes begin and end of those scans of a progressive stream that bring the luminance's
     details for the first time; later ones only refine them."""
-    for header in re.compile(b"\xff\xda\x00\x08\x01\x01.([\x01-\x3f]).([\x00-\x0f])", re.DOTALL).finditer(stream):
+    for header in re.compile(b"\xff\xda\x00\x08\x01\x01.[\x01-\x3f].[\x00-\x0f]", re.DOTALL).finditer(stream):
         end = re.compile(b"\xff[\xc4\xda\xd9]").search(stream, header.end())
         if end is not None:
             yield header.end(), end.start()
