@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
-from meon_ext.distortions._planes import Floats, Pixels, at_least, from_ycc, to_ycc, with_blocks_changed
+from meon_ext.distortions._planes import Floats, Pixels, from_ycc, sparse, to_ycc
 
 _TID2013_AREA = 512 * 384  # numbers of patches are meant for pictures of this size
 _PATCH = 16
@@ -60,39 +59,42 @@ def _places(
         yield top, left, height, width
 
 
-# Of the reconstruction: thresholds fall from the first to the last iteration, which goes over all grids.
-_THRESHOLDS = tuple(np.geomspace(120, 8, 24).tolist())
-_GRIDS = ((0, 0), (8, 8), (4, 12), (12, 4), (0, 8), (8, 0))
-_RECONSTRUCTION_BLOCK = 16
+# Of the reconstruction from samples: thresholds fall to the last iteration, which goes over all blocks and grids.
+_ITERATIONS = 24
+_HIGHEST_THRESHOLD = 120
+_LOWEST_THRESHOLD = 6  # over the share of the samples: the fewer, the more noise remains
+_CHROMA_SHARE = 0.6  # of the luminance's samples
+_CHROMA_THRESHOLDS = np.array([1, 0.22, 0.22], np.float32)[:, np.newaxis, np.newaxis]
+_SIZES = (32, 16, 8)  # of blocks, by turns
+_GRIDS = ((0, 0), (2, 2), (1, 3), (3, 1), (0, 2), (2, 0))  # in quarters of a block
+_PUT_BACK = 0.35  # of what the samples say otherwise than the last guess, as fine grain
 
 
 def sparse_sampling(pixels: Pixels, share: float, random: np.random.Generator) -> Floats:
-    """Only this share of the Fourier coefficients is kept, at random, of the low ones more, as along radial lines; the
-    rest is found again by iterated DCT thresholds."""
+    """Only so many samples as this share of the pixels are kept, fewer of the chroma, each of them a sum of all pixels
+    with random signs; the picture is found again from them by iterated DCT thresholds.
+
+    The samples are Fourier coefficients of the picture with every pixel's sign changed at random, so that what is
+    unknown is spread over all places and frequencies.
+    """
     from scipy.fft import irfft2, rfft2
 
     height, width = pixels.shape[:2]
     planes = to_ycc(pixels)
-    known = rfft2(planes)
-    down, across = np.fft.fftfreq(height)[:, np.newaxis], np.fft.rfftfreq(width)
-    kept = random.random(known.shape[1:]) < _radial_density(np.hypot(down, across), share)
-    kept[0, 0] = True
-    guess = irfft2(np.where(kept, known, 0), (height, width))
-    for step, threshold in enumerate(_THRESHOLDS):
-        if step:
-            guess = irfft2(np.where(kept, known, rfft2(guess)), (height, width))
-        last = step == len(_THRESHOLDS) - 1
-        grids = _GRIDS if last else _GRIDS[step % len(_GRIDS) :][:1]
-        change = partial(at_least, threshold)
-        guess = np.mean([with_blocks_changed(guess, _RECONSTRUCTION_BLOCK, grid, change) for grid in grids], axis=0)
-    return from_ycc(guess)
+    means = planes.mean((1, 2), keepdims=True)
+    signs = random.choice(np.array([-1, 1], np.float32), (height, width))
+    known = rfft2((planes - means) * signs)
+    shares = share * np.array([1, _CHROMA_SHARE, _CHROMA_SHARE])
+    kept = random.random(known.shape[1:]) < shares[:, np.newaxis, np.newaxis]
 
+    def agreeing(guess: Floats) -> Floats:
+        return np.asarray(irfft2(np.where(kept, known, rfft2(guess * signs)), (height, width)) * signs)
 
-def _radial_density(frequency: NDArray[np.float64], share: float) -> NDArray[np.float64]:
-    """Inverse to the frequency, at most 1, and this share on average."""
-    falling = 1 / np.maximum(frequency, 1e-9)
-    low, high = 0.0, 2.0
-    for _ in range(30):
-        middle = (low + high) / 2
-        low, high = (middle, high) if np.minimum(1, middle * falling).mean() < share else (low, middle)
-    return np.minimum(1, high * falling)
+    guess = np.zeros_like(planes)
+    thresholds = np.geomspace(_HIGHEST_THRESHOLD, _LOWEST_THRESHOLD / share, _ITERATIONS, dtype=np.float32)
+    for step, threshold in enumerate(thresholds):
+        last = step == _ITERATIONS - 1
+        blocks = product(_SIZES, _GRIDS) if last else [(_SIZES[step % len(_SIZES)], _GRIDS[step % len(_GRIDS)])]
+        guess = sparse(agreeing(guess), threshold * _CHROMA_THRESHOLDS, blocks)
+    guess += np.float32(_PUT_BACK) * (agreeing(guess) - guess)
+    return from_ycc(guess + means)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 
 import numpy as np
 
 from meon_ext.distortions._planes import (
     Floats,
     Pixels,
-    at_least,
-    block_dct,
     blur,
     from_ycc,
-    pad_to_blocks,
+    sparse,
     to_ycc,
     with_blocks_changed,
 )
@@ -23,12 +22,11 @@ _HIGH_PASS_SIGMA = 0.8
 # Activity is measured over about the size of a block of 8 pixels, as in the models of masking.
 _ACTIVITY_WINDOW = 7
 _COMFORT_BLOCK = 32
-_CODING_BLOCKS = (32, 64, 128)
-_DENOISING_BLOCK = 16
-# Where the grids of blocks lie whose results are averaged, so that no block border remains.
-_DENOISING_GRIDS = ((0, 0), (4, 12), (8, 8), (12, 4))
-_WIENER_GRIDS = ((0, 8), (4, 4), (8, 0), (12, 12))
-_DENOISING_THRESHOLD = 2.7  # in standard deviations: the usual one for hard thresholds in the DCT domain
+_CODING_BLOCKS = (16, 32)
+_CODING_STEPS = np.array([4.6, 3.2, 3.2], np.float32)[:, np.newaxis, np.newaxis]  # in standard deviations of the noise
+_DENOISING_BLOCKS = (8, 16, 32)
+_DENOISING_GRIDS = ((0, 0), (2, 2), (1, 3), (3, 1))  # in quarters of a block
+_DENOISING_THRESHOLD = 2.9  # in standard deviations of the noise
 
 
 def sigma_of(psnr: float) -> float:
@@ -103,14 +101,14 @@ def _block_frequencies(side: int) -> Floats:
 
 
 def compressed(pixels: Pixels, sigma: float, random: np.random.Generator) -> Floats:
-    """White noise, then DCT coding that keeps the strongest of it: a step of 3.5 standard deviations.
+    """White noise, then DCT coding that keeps the strongest of it, of the chroma more.
 
     Blocks are large, of one size or another, and their borders do not show, as with coders that take those out: blocks
     of two grids fade into each other.
     """
     planes = to_ycc(np.clip(white(pixels, sigma, random), 0, 255))
     size = int(random.choice(_CODING_BLOCKS))
-    step = np.float32(3.5 * sigma)
+    step = np.float32(sigma) * _CODING_STEPS
     total, weights = np.zeros_like(planes), np.zeros(planes.shape[1:], np.float32)
     for start in (0, size // 2):
         coded = with_blocks_changed(planes, size, (start, start), lambda found: np.rint(found / step) * step)
@@ -128,24 +126,11 @@ def _fade(side: int, start: int, size: int) -> Floats:
 
 
 def denoised(pixels: Pixels, sigma: float, random: np.random.Generator) -> Floats:
-    """White noise, taken out again channel by channel in the DCT domain: by hard thresholds, then by a Wiener filter
-    that takes what they leave for the picture."""
+    """White noise, taken out again channel by channel by hard thresholds in DCT blocks of several sizes."""
     noisy = np.ascontiguousarray(np.moveaxis(np.clip(white(pixels, sigma, random), 0, 255), 2, 0))
-    size = _DENOISING_BLOCK
-
-    def over_threshold(coefficients: Floats) -> Floats:
-        kept = at_least(_DENOISING_THRESHOLD * sigma, coefficients)
-        kept[:, ::size, ::size] = coefficients[:, ::size, ::size]  # the means
-        return kept
-
-    guess = np.mean([with_blocks_changed(noisy, size, grid, over_threshold) for grid in _DENOISING_GRIDS], axis=0)
-    total = np.zeros_like(noisy)
-    for grid in _WIENER_GRIDS:
-        power = block_dct(pad_to_blocks(guess, size, *grid), size) ** 2
-        share = power / (power + np.float32(sigma * sigma))
-        total += with_blocks_changed(noisy, size, grid, share.__mul__)
-    total *= np.float32(1 / len(_WIENER_GRIDS))
-    return np.moveaxis(total, 0, 2)
+    means = noisy.mean((1, 2), keepdims=True)
+    blocks = product(_DENOISING_BLOCKS, _DENOISING_GRIDS)
+    return np.moveaxis(sparse(noisy - means, _DENOISING_THRESHOLD * sigma, blocks) + means, 0, 2)
 
 
 def _normal(shape: tuple[int, ...], sigma: float, random: np.random.Generator) -> Floats:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import numpy as np
@@ -106,9 +106,25 @@ def with_blocks_changed(planes: Floats, size: int, grid: tuple[int, int], change
     return inverse_block_dct(changed, size)[:, top : top + height, left : left + width]
 
 
-def at_least(threshold: float, coefficients: Floats) -> Floats:
-    """With those of a smaller magnitude set to 0."""
-    return coefficients * (np.abs(coefficients) >= threshold)
+def sparse(planes: Floats, threshold: float | Floats, blocks: Iterable[tuple[int, tuple[int, int]]]) -> Floats:
+    """(C, H, W): the mean of what a hard threshold leaves in DCT blocks of each size and grid, which begins so many
+    quarters of a block above the planes and left of them.
+
+    The fewer coefficients a block keeps, the more it weighs: flat areas are a large block's, edges a small one's.
+    """
+    _, height, width = planes.shape
+    total, weights = np.zeros_like(planes), np.zeros_like(planes)
+    for size, quarters in blocks:
+        top, left = (size * quarter // 4 for quarter in quarters)
+        coefficients = block_dct(pad_to_blocks(planes, size, top, left), size)
+        coefficients *= np.abs(coefficients) >= threshold
+        channels, down, across = coefficients.shape
+        number = np.count_nonzero(coefficients.reshape(channels, down // size, size, across // size, size), (2, 4))
+        weight = np.repeat(np.repeat(1 / (1 + number.astype(np.float32)), size, 1), size, 2)
+        here = np.s_[:, top : top + height, left : left + width]
+        total += (weight * inverse_block_dct(coefficients, size))[here]
+        weights += weight[here]
+    return total / weights
 
 
 def blur(pixels: NDArray[np.generic], sigma: float) -> Floats:

@@ -9,14 +9,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meon_ext.distortions._codecs import decoded, encoded
-from meon_ext.distortions._planes import Floats, Pixels, from_ycc, to_ycc
+from meon_ext.distortions._planes import (
+    Floats,
+    Pixels,
+    block_dct,
+    from_ycc,
+    inverse_block_dct,
+    pad_to_blocks,
+    to_ycc,
+)
 from meon_ext.distortions._wavelets import decompose, recompose
 
 _JPEG_QUALITY = 90
 _UNIT = 16  # pixels on a side of a unit of JPEG's coding, with chroma at half size as is Pillow's default
 _RESTART_INTERVAL = 4  # in units: how far an error reaches at most
 _PROGRESSIVE_SHARE = 0.5
-_BURST = 4  # bytes
+_CODED_BLOCK = 8
+_FREQUENCY = np.add.outer(np.arange(_CODED_BLOCK), np.arange(_CODED_BLOCK))
+_DETAILS = (_FREQUENCY > 2, _FREQUENCY > 0)  # all but the first 6 coefficients of the zigzag order, all but the mean
+_MOST_ERRORS = 4
+_SLIPS = (-1, -1, -1, -2, 1)  # by how many blocks the details come from farther on; most often from before
+_GIVING_UP_SHARE = 0.2
 _TRIALS = 10
 _WAVELET_LEVELS = 5
 _CODE_BLOCK = 64  # as in OpenJPEG's default
@@ -26,55 +39,58 @@ _NEARLY = 0.9  # of the squared error that is asked for: under half a decibel le
 _ABOUT = 0.7  # one and a half
 
 
-def jpeg(pixels: Pixels, psnr: float, random: np.random.Generator) -> Pixels:
+def jpeg(pixels: Pixels, psnr: float, random: np.random.Generator) -> Pixels | Floats:
     """What errors in a JPEG stream do, as many as bring it to about that PSNR in dB against what was sent.
 
     Every other time the stream is a progressive one, if that PSNR can be had from it, else a baseline one.
     """
-    made = _progressive(pixels, psnr, random) if random.random() < _PROGRESSIVE_SHARE else None
-    return _baseline(pixels, psnr, random) if made is None else made
+    for details in _DETAILS if random.random() < _PROGRESSIVE_SHARE else ():
+        if (made := _progressive(pixels, psnr, details, random)) is not None:
+            return made
+    return _baseline(pixels, psnr, random)
 
 
-def _progressive(pixels: Pixels, psnr: float, random: np.random.Generator) -> Pixels | None:
-    """Bytes replaced in the luminance's scans of a progressive stream, or None if no place brings about that PSNR.
+def _progressive(pixels: Pixels, psnr: float, details: NDArray[np.bool_], random: np.random.Generator) -> Floats | None:
+    """Errors in the scan of a progressive stream that brings these coefficients of the luminance's blocks, or None if
+    no place of the first brings about that PSNR.
 
-    Nothing says where the next block begins, so the details from there on are nonsense or another place's, to the end
-    of the picture, while the blocks' means and the chroma, coded apart, stay. The later the error, the less it spoils.
+    The decoder soon finds its way again in the bits, but a block too far or too near: from there on each block has the
+    details of another, or none if the decoder gave up, while all coded in other scans stays in its place.
     """
-    sent = encoded(pixels, "JPEG", quality=_JPEG_QUALITY, progressive=True)
-    clean = decoded(sent, pixels).astype(np.float32)
-    scans = [np.arange(*ends) for ends in _luminance_scans(sent)]
-    burst = random.integers(0, 0xFF, (len(scans), _BURST), np.uint8)  # without 0xFF, which could make a marker
+    planes = to_ycc(decoded(encoded(pixels, "JPEG", quality=_JPEG_QUALITY), pixels))
+    luminance = block_dct(pad_to_blocks(planes[:1], _CODED_BLOCK), _CODED_BLOCK)
+    rows, columns = (side // _CODED_BLOCK for side in luminance.shape[1:])
+    blocks = luminance.reshape(rows, _CODED_BLOCK, columns, _CODED_BLOCK).swapaxes(1, 2)  # a view
+    sent = blocks[..., details].reshape(rows * columns, -1)
+    further = np.sort(random.random(random.integers(_MOST_ERRORS)))
+    slips = np.append(0, np.cumsum(random.choice(_SLIPS, len(further) + 1)))
+    gives_up = random.random() < _GIVING_UP_SHARE
+
+    def received(first: float) -> Floats:
+        place = np.arange(len(sent))
+        errors = len(sent) * np.append(first, first + (1 - first) * further)
+        before = np.searchsorted(errors, place, "right")  # how many of them lie before each block
+        came: Floats = sent[np.clip(place + slips[before], 0, len(sent) - 1)]
+        if gives_up:
+            came[before == len(errors)] = 0
+        return came
+
     wanted = pixels.size * 255**2 / 10 ** (psnr / 10)
     low, high, best, closest = 0.0, 1.0, None, _ABOUT * wanted
     for _ in range(_TRIALS):
-        place = (low + high) / 2
-        struck = np.frombuffer(sent, np.uint8).copy()
-        for scan, new in zip(scans, burst, strict=True):
-            _overwrite(struck, scan[int(place * len(scan)) :], new)
-        made = decoded(struck.tobytes(), pixels)
-        error = float(((made - clean) ** 2).sum(dtype=np.float64))
+        first = (low + high) / 2
+        made = received(first)
+        error = 3 * float(((made - sent) ** 2).sum(dtype=np.float64))  # the same one in red, green and blue
         if closest <= error <= wanted:
             best, closest = made, error
             if error >= _NEARLY * wanted:
                 break
-        low, high = (place, high) if error > wanted else (low, place)
-    return best
-
-
-def _overwrite(stream: NDArray[np.uint8], free: NDArray[np.int64], new: NDArray[np.uint8]) -> None:
-    """In place, from the first of the free places on, but not behind 0xFF: a byte other than 0 makes a marker there."""
-    places = free[stream[free - 1] != 0xFF][: len(new)]
-    stream[places] = new[: len(places)]
-
-
-def _luminance_scans(stream: bytes) -> Iterator[tuple[int, int]]:
-    """Where the entropy-coded bytes begin and end of those scans of a progressive stream that bring the luminance's
-    details for the first time; later ones only refine them."""
-    for header in re.compile(b"\xff\xda\x00\x08\x01\x01.[\x01-\x3f].[\x00-\x0f]", re.DOTALL).finditer(stream):
-        end = re.compile(b"\xff[\xc4\xda\xd9]").search(stream, header.end())
-        if end is not None:
-            yield header.end(), end.start()
+        low, high = (first, high) if error > wanted else (low, first)
+    if best is None:
+        return None
+    blocks[..., details] = best.reshape(rows, columns, -1)
+    planes[:1] = inverse_block_dct(luminance, _CODED_BLOCK)[:, : pixels.shape[0], : pixels.shape[1]]
+    return from_ycc(planes)
 
 
 def _baseline(pixels: Pixels, psnr: float, random: np.random.Generator) -> Pixels:
