@@ -79,8 +79,7 @@ def main() -> None:
         if recipe.finish:
             runs = {run: read_weights(run / done.weights.name).metadata for run in (out, *recipe.finish)}
             protocol: dict[str, Any] = {"first": json.loads(runs[out]["protocol"])}
-            for run, settings in recipe.finish.items():
-                before = Path(settings.pretrained).parent.parent
+            for run, (before, _) in recipe.finish.items():
                 after = "first" if before == out else before.name
                 protocol[run.name] = {"after": after, **json.loads(runs[run]["protocol"])}
             protocol["mean of"] = [run.name for run in recipe.ends()]
@@ -90,22 +89,28 @@ def main() -> None:
         print(f"{path}: SHA-256 {write_weights(path, replace(weights, words=WORDS, metadata=metadata))}")
 
 
+class _Further(NamedTuple):
+    """before: the folder of the run from whose network this one goes on."""
+
+    before: Path
+    config: TrainConfig
+
+
 class _Recipe(NamedTuple):
-    """config: of the run. reduced: how photographs are reduced. finish: by folder, of the runs that go on from its
-    network, or from one before them."""
+    """config: of the run. reduced: how photographs are reduced. finish: by folder, of the runs that go on from it."""
 
     config: TrainConfig
     reduced: dict[str, Any]
-    finish: dict[Path, TrainConfig]
+    finish: dict[Path, _Further]
 
     def ends(self) -> list[Path]:
         """The runs that none goes on from."""
-        continued = {config.pretrained for config in self.finish.values()}
-        return [folder for folder in self.finish if str(folder / _CHECKPOINT) not in continued]
+        continued = {further.before for further in self.finish.values()}
+        return [folder for folder in self.finish if folder not in continued]
 
 
 def _finish(recipe: _Recipe, out: Path, jobs: int) -> TrainResult:
-    for folder, config in recipe.finish.items():
+    for folder, (_, config) in recipe.finish.items():
         _judge(config, jobs)
         _train(config, folder)
     if not (mean := out / "mean.safetensors").exists():
@@ -160,29 +165,42 @@ def _write_reduced(sets: Iterable[Dataset], splits: SplitConfig, folder: Path, l
 def _recipe(arguments: argparse.Namespace) -> _Recipe:
     path = Path(__file__).parent / "configs" / f"{arguments.name}.toml"
     settings = load_config(path)
-    finish = settings.pop("finish", [])
-    reduced = settings.pop("reduced", {})
+    changes, reduced = settings.pop("finish", []), settings.pop("reduced", {})
+    out = arguments.out
+    runs: list[dict[str, Any]] = [settings]
+    finish = {}
+    for number, change in enumerate(changes, 1):
+        after = change.pop("after", 0)
+        runs.append(_changed(runs[after], {"seed": 0, **change}))
+        before = out / f"finish-{after}" if after else out
+        config = _config(runs[-1], arguments, path)
+        finish[out / f"finish-{number}"] = _Further(before, replace(config, pretrained=str(before / _CHECKPOINT)))
+    return _Recipe(_config(settings, arguments, path), reduced, finish)
+
+
+def _changed(table: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """The table with that of the change in its place, in tables within it as well."""
+    return table | {
+        name: _changed(table.get(name, {}), value) if isinstance(value, dict) else value
+        for name, value in change.items()
+    }
+
+
+def _config(settings: dict[str, Any], arguments: argparse.Namespace, path: Path) -> TrainConfig:
+    """The configuration of one run: the file's settings, and what the command line says."""
+    settings = copy.deepcopy(settings)
     out = arguments.out
     settings["cache"] = str(out.parent / "cache")
     settings["threads"], settings["workers"] = arguments.threads, arguments.workers
     settings["pretrained"] = str(arguments.pretrained or "")
-    settings["synthesis"] |= {"pristine": [str(arguments.pristine)], "scores": str(out / "teacher.csv")}
+    synthesis = settings["synthesis"]
+    synthesis |= {"pristine": [str(arguments.pristine)], "scores": str(out / synthesis.get("scores", "teacher.csv"))}
     if arguments.biq2021 is not None:
-        settings["synthesis"]["extra"] = [str(out / "reduced")]
+        synthesis["extra"] = [str(out / "reduced")]
         settings["data"] = [{"name": "biq2021", "root": str(arguments.biq2021), **settings.pop("biq2021")}]
-    config = config_from_mapping(settings, str(path))
-    configs = {}
-    for number, change in enumerate(finish, 1):
-        before = out / f"finish-{change['after']}" if "after" in change else out
-        going_on = copy.deepcopy(settings) | {"seed": change.get("seed", 0), "pretrained": str(before / _CHECKPOINT)}
-        going_on["data"][0] |= change.get("biq2021", {})
-        if "live" in change:
-            going_on["data"].append({"name": "csv", "root": str(arguments.live), **change["live"]})
-        going_on["synthesis"] |= change["synthesis"]
-        going_on["synthesis"]["scores"] = str(out / change["synthesis"].get("scores", "teacher.csv"))
-        going_on["joint"] |= change["joint"]
-        configs[out / f"finish-{number}"] = config_from_mapping(going_on, str(path))
-    return _Recipe(config, reduced, configs)
+        if "live" in settings:
+            settings["data"].append({"name": "csv", "root": str(arguments.live), **settings.pop("live")})
+    return config_from_mapping(settings, str(path))
 
 
 if __name__ == "__main__":
