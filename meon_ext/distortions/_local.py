@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import product
 
@@ -62,17 +63,15 @@ def _places(
 # Of the reconstruction from samples: thresholds fall to the last iteration, which goes over all blocks and grids.
 _ITERATIONS = 24
 _HIGHEST_THRESHOLD = 120
-_LOWEST_THRESHOLD = 6  # over the share of the samples: the fewer, the more noise remains
-_CHROMA_SHARE = 0.6  # of the luminance's samples
-_CHROMA_THRESHOLDS = np.array([1, 0.22, 0.22], np.float32)[:, np.newaxis, np.newaxis]
+_LUMINANCE_THRESHOLD = 6  # the lowest, over the share of the samples: the fewer, the more noise remains
+_CHROMA_THRESHOLD = 10
 _SIZES = (32, 16, 8)  # of blocks, by turns
 _GRIDS = ((0, 0), (2, 2), (1, 3), (3, 1), (0, 2), (2, 0))  # in quarters of a block
-_PUT_BACK = 0.35  # of what the samples say otherwise than the last guess, as fine grain
 
 
 def sparse_sampling(pixels: Pixels, share: float, random: np.random.Generator) -> Floats:
     """Only so many samples as this share of the pixels are kept, fewer of the chroma, each of them a sum of all pixels
-    with random signs; the picture is found again from them by iterated DCT thresholds.
+    with random signs; the picture is found again from them by iterated DCT thresholds, and keeps a fine grain.
 
     The samples are Fourier coefficients of the picture with every pixel's sign changed at random, so that what is
     unknown is spread over all places and frequencies.
@@ -84,17 +83,18 @@ def sparse_sampling(pixels: Pixels, share: float, random: np.random.Generator) -
     means = planes.mean((1, 2), keepdims=True)
     signs = random.choice(np.array([-1, 1], np.float32), (height, width))
     known = rfft2((planes - means) * signs)
-    shares = share * np.array([1, _CHROMA_SHARE, _CHROMA_SHARE])
+    shares = np.array([share, math.sqrt(share) / 2, math.sqrt(share) / 2])
     kept = random.random(known.shape[1:]) < shares[:, np.newaxis, np.newaxis]
 
     def agreeing(guess: Floats) -> Floats:
         return np.asarray(irfft2(np.where(kept, known, rfft2(guess * signs)), (height, width)) * signs)
 
     guess = np.zeros_like(planes)
-    thresholds = np.geomspace(_HIGHEST_THRESHOLD, _LOWEST_THRESHOLD / share, _ITERATIONS, dtype=np.float32)
-    for step, threshold in enumerate(thresholds):
+    lowest = [_LUMINANCE_THRESHOLD / share, _CHROMA_THRESHOLD, _CHROMA_THRESHOLD]
+    thresholds = np.geomspace(_HIGHEST_THRESHOLD, lowest, _ITERATIONS, dtype=np.float32)
+    for step, threshold in enumerate(thresholds[..., np.newaxis, np.newaxis]):
         last = step == _ITERATIONS - 1
         blocks = product(_SIZES, _GRIDS) if last else [(_SIZES[step % len(_SIZES)], _GRIDS[step % len(_GRIDS)])]
-        guess = sparse(agreeing(guess), threshold * _CHROMA_THRESHOLDS, blocks)
-    guess += np.float32(_PUT_BACK) * (agreeing(guess) - guess)
+        guess = sparse(agreeing(guess), threshold, blocks)
+    guess[0] += np.float32(0.8 * share**2) * (agreeing(guess)[0] - guess[0])
     return from_ycc(guess + means)

@@ -218,7 +218,7 @@ TYPES: Mapping[str, DistortionType] = _table(
         24,
         None,
         "share of the samples",
-        (0.68, 0.54, 0.38, 0.25, 0.14),
+        (0.68, 0.53, 0.37, 0.25, 0.14),
         _local.sparse_sampling,
     ),
     _type_of("lens_blur", "Lens blur", None, 2, "radius, pixels", (1, 2, 4, 6, 8), _blur.lens, _KADID10K_LEVELS),
