@@ -9,9 +9,8 @@ size, at which the traces of JPEG in those of BIQ2021 are fainter, as further pr
 scores by a teacher for the pictures that are made from pristine photographs (teacher.csv); links to the scenes of
 validation and to those that are held out for testing (validation/pristine, and validation/biq2021 with mos.csv; the
 same below held-out), for meon eval; training (python/configs/NAME.toml); and for meon runs that go on from where that
-or another of them ends (finish-1 and so on), on further pictures with their scores (finish.csv); the mean of the
-networks that none goes on from is the result (final). With --ship it is copied to meon_ext/weights, whose cards say
-what the data are.
+or another of them ends (finish-1 and so on), on further pictures with their scores (finish.csv); the mean of those that
+the file names is the result (final). With --ship it is copied to meon_ext/weights, whose cards say what the data are.
 """
 
 import argparse
@@ -82,7 +81,7 @@ def main() -> None:
             for run, (before, _) in recipe.finish.items():
                 after = "first" if before == out else before.name
                 protocol[run.name] = {"after": after, **json.loads(runs[run]["protocol"])}
-            protocol["mean of"] = [run.name for run in recipe.ends()]
+            protocol["mean of"] = [run.name for run in recipe.mean]
             metadata["protocol"] = json.dumps(protocol)
             metadata["data"] = ", ".join(dict.fromkeys(", ".join(run["data"] for run in runs.values()).split(", ")))
         path = WEIGHTS_FOLDER / f"{arguments.name}{SUFFIX}"
@@ -97,16 +96,13 @@ class _Further(NamedTuple):
 
 
 class _Recipe(NamedTuple):
-    """config: of the run. reduced: how photographs are reduced. finish: by folder, of the runs that go on from it."""
+    """config: of the run. reduced: how photographs are reduced. finish: by folder, of the runs that go on from it.
+    mean: those whose networks' mean is the result."""
 
     config: TrainConfig
     reduced: dict[str, Any]
     finish: dict[Path, _Further]
-
-    def ends(self) -> list[Path]:
-        """The runs that none goes on from."""
-        continued = {further.before for further in self.finish.values()}
-        return [folder for folder in self.finish if folder not in continued]
+    mean: list[Path]
 
 
 def _finish(recipe: _Recipe, out: Path, jobs: int) -> TrainResult:
@@ -114,7 +110,7 @@ def _finish(recipe: _Recipe, out: Path, jobs: int) -> TrainResult:
         _judge(config, jobs)
         _train(config, folder)
     if not (mean := out / "mean.safetensors").exists():
-        write_mean(mean, [folder / _CHECKPOINT for folder in recipe.ends()])
+        write_mean(mean, [folder / _CHECKPOINT for folder in recipe.mean])
     config = replace(recipe.config, pretrained=str(mean), joint=replace(recipe.config.joint, epochs=0))
     return _train(config, out / "final")
 
@@ -165,7 +161,7 @@ def _write_reduced(sets: Iterable[Dataset], splits: SplitConfig, folder: Path, l
 def _recipe(arguments: argparse.Namespace) -> _Recipe:
     path = Path(__file__).parent / "configs" / f"{arguments.name}.toml"
     settings = load_config(path)
-    changes, reduced = settings.pop("finish", []), settings.pop("reduced", {})
+    changes, mean, reduced = settings.pop("finish", []), settings.pop("mean", []), settings.pop("reduced", {})
     out = arguments.out
     runs: list[dict[str, Any]] = [settings]
     finish = {}
@@ -175,7 +171,7 @@ def _recipe(arguments: argparse.Namespace) -> _Recipe:
         before = out / f"finish-{after}" if after else out
         config = _config(runs[-1], arguments, path)
         finish[out / f"finish-{number}"] = _Further(before, replace(config, pretrained=str(before / _CHECKPOINT)))
-    return _Recipe(_config(settings, arguments, path), reduced, finish)
+    return _Recipe(_config(settings, arguments, path), reduced, finish, [out / f"finish-{number}" for number in mean])
 
 
 def _changed(table: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
