@@ -5,18 +5,19 @@ import io
 import subprocess
 import sys
 from importlib.util import find_spec
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, features
+from scipy.fft import dctn, idctn
 from scipy.ndimage import gaussian_filter
 
 from meon_ext import distortions
 from meon_ext.distortions import CLASSIC, LEVELS, TYPES, _transmission, available, distort
-from meon_ext.distortions._planes import block_dct, to_ycc
+from meon_ext.distortions._planes import block_dct, sparse, to_ycc
 from meon_ext.errors import DistortionError, ImageError
 from meon_ext.weights_io import RELEASE_CLASSES
 
@@ -368,6 +369,30 @@ def test_a_noisy_picture_is_coded_without_borders_of_blocks() -> None:
         for side in (8, 16, 32, 64):
             border = np.arange(len(steps)) % side == side - 1
             assert steps[border].mean() == pytest.approx(steps[~border].mean(), rel=0.2), (seed, side)
+
+
+def test_thresholds_in_blocks_of_several_sizes_equal_those_of_one_after_the_other() -> None:
+    random = np.random.default_rng(0)
+    planes = random.normal(0, 20, (3, 61, 83)).astype(np.float32)
+    threshold = np.array([60, 30, 45], np.float32)[:, np.newaxis, np.newaxis]
+    blocks = [(32, (0, 0)), (16, (1, 3)), (8, (2, 2))]
+    total, weights = np.zeros((2, 3, 61, 83))
+    for size, quarters in blocks:
+        begin = [size * quarter // 4 for quarter in quarters]
+        padded = np.pad(planes, ((0, 0), (begin[0], size), (begin[1], size)), "symmetric").astype(np.float64)
+        value, weight = np.zeros((2, *padded.shape))
+        for plane, top, left in product(range(3), range(0, 61 + begin[0], size), range(0, 83 + begin[1], size)):
+            here = np.s_[plane, top : top + size, left : left + size]
+            found = dctn(padded[here], norm="ortho")
+            found[np.abs(found) < threshold[plane, 0, 0]] = 0
+            weight[here] = 1 / (1 + np.count_nonzero(found))
+            value[here] = weight[here] * idctn(found, norm="ortho")
+        inside = np.s_[:, begin[0] : begin[0] + 61, begin[1] : begin[1] + 83]
+        total += value[inside]
+        weights += weight[inside]
+    assert np.abs(sparse(planes, threshold, blocks) - total / weights).max() < 1e-3
+    assert np.abs(sparse(planes, 0.0, blocks) - planes).max() < 1e-3
+    assert not sparse(planes, 1e6, blocks).any()
 
 
 def test_sparse_sampling_keeps_what_is_coarse() -> None:

@@ -110,7 +110,7 @@ def sparse(planes: Floats, threshold: float | Floats, blocks: Iterable[tuple[int
     """(C, H, W): the mean of what a hard threshold leaves in DCT blocks of each size and grid, which begins so many
     quarters of a block above the planes and left of them.
 
-    The fewer coefficients a block keeps, the more it weighs: flat areas are a large block's, edges a small one's.
+    The fewer coefficients a block keeps, the more it weighs, so edges are small blocks' more than large ones'.
     """
     _, height, width = planes.shape
     total, weights = np.zeros_like(planes), np.zeros_like(planes)
