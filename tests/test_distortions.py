@@ -254,9 +254,6 @@ def test_pictures_over_the_limit_of_pillow(monkeypatch: pytest.MonkeyPatch) -> N
     assert Image.MAX_IMAGE_PIXELS == 1000
 
 
-COFFEE = photograph("coffee", 256, 256)
-
-
 def sent_as_jpeg(clean: NDArray[np.uint8]) -> NDArray[np.uint8]:
     file = io.BytesIO()
     Image.fromarray(clean).save(file, "JPEG", quality=90)
@@ -299,16 +296,17 @@ def test_errors_reach_no_further_than_the_next_restart_marker() -> None:
     assert np.count_nonzero(outside) <= hit.sum() * 2 * (16 + 64)
 
 
-@pytest.mark.parametrize("seed", range(3))  # with another the decoder gives up at once
+@pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("progressive", [1.0], indirect=True)
 @pytest.mark.usefixtures("progressive")
 def test_errors_in_a_progressive_stream_move_the_details_of_luminance_from_one_place_on(seed: int) -> None:
-    pictures = sent_as_jpeg(COFFEE), distort(COFFEE, "jpeg_transmission", 2, seed=seed)
+    clean = np.rint(30 + 0.75 * photograph("coffee", 256, 256)).astype(np.uint8)  # clipped nowhere
+    pictures = sent_as_jpeg(clean), distort(clean, "jpeg_transmission", 2, seed=seed)
     sent, damaged = (to_ycc(picture) for picture in pictures)
-    moved = (np.abs(damaged - sent)[0] > 2).reshape(32, 8, 32, 8).any((1, 3))
+    moved = (pictures[0] != pictures[1]).any(2).reshape(32, 8, 32, 8).any((1, 3))
     first = int(np.flatnonzero(moved.any(1))[0])
     assert 0 < first < 31
-    assert moved[first + 1 :].mean() > 0.6
+    assert moved[first + 1 :].mean() > 0.8
     # Where no channel is clipped, colour stays, and so do the mean and what is coarse in every block.
     unclipped = ((np.minimum(*pictures) > 0) & (np.maximum(*pictures) < 255)).all(2)
     assert np.abs(damaged - sent)[1:, unclipped].max() < 2
@@ -322,7 +320,8 @@ def test_errors_in_a_progressive_stream_move_the_details_of_luminance_from_one_p
     before, after = (np.delete(blocks, coarse, axis=1) for blocks in (before, after))
     told = whole & moved.ravel() & (np.abs(after).max(1) > 30)
     apart = [np.abs(after - np.roll(before, shift, axis=0)).max(1) for shift in (*range(-8, 0), *range(1, 9))]
-    assert told.any()
+    assert told.sum() > 30
+    assert np.abs(damaged - sent)[0].max() > 50
     assert (np.min(apart, axis=0)[told] < 12).mean() > 0.9
 
 
@@ -366,9 +365,9 @@ def test_a_noisy_picture_is_coded_without_borders_of_blocks() -> None:
     for seed in range(4):
         made = distort(photograph("coffee", 256, 256), "noisy_compression", 5, seed=seed).astype(float)
         steps = np.abs(np.diff(made, axis=1)).mean((0, 2))
-        for side in (8, 16, 32, 64):
+        for side, near in ((8, 0.1), (16, 0.1), (32, 0.1), (64, 0.2)):  # fewer borders, more chance
             border = np.arange(len(steps)) % side == side - 1
-            assert steps[border].mean() == pytest.approx(steps[~border].mean(), rel=0.2), (seed, side)
+            assert steps[border].mean() == pytest.approx(steps[~border].mean(), rel=near), (seed, side)
 
 
 def test_thresholds_in_blocks_of_several_sizes_equal_those_of_one_after_the_other() -> None:

@@ -8,7 +8,7 @@ from itertools import product
 
 import numpy as np
 
-from meon_ext.distortions._planes import Floats, Pixels, from_ycc, sparse, to_ycc
+from meon_ext.distortions._planes import GRIDS, Floats, Pixels, from_ycc, sparse, to_ycc
 
 _TID2013_AREA = 512 * 384  # numbers of patches are meant for pictures of this size
 _PATCH = 16
@@ -66,7 +66,6 @@ _HIGHEST_THRESHOLD = 120
 _LUMINANCE_THRESHOLD = 6  # the lowest, over the share of the samples: the fewer, the more noise remains
 _CHROMA_THRESHOLD = 10
 _SIZES = (32, 16, 8)  # of blocks, by turns
-_GRIDS = ((0, 0), (2, 2), (1, 3), (3, 1), (0, 2), (2, 0))  # in quarters of a block
 
 
 def sparse_sampling(pixels: Pixels, share: float, random: np.random.Generator) -> Floats:
@@ -94,7 +93,7 @@ def sparse_sampling(pixels: Pixels, share: float, random: np.random.Generator) -
     thresholds = np.geomspace(_HIGHEST_THRESHOLD, lowest, _ITERATIONS, dtype=np.float32)
     for step, threshold in enumerate(thresholds[..., np.newaxis, np.newaxis]):
         last = step == _ITERATIONS - 1
-        blocks = product(_SIZES, _GRIDS) if last else [(_SIZES[step % len(_SIZES)], _GRIDS[step % len(_GRIDS)])]
+        blocks = product(_SIZES, GRIDS) if last else [(_SIZES[step % len(_SIZES)], GRIDS[step % len(GRIDS)])]
         guess = sparse(agreeing(guess), threshold, blocks)
     guess[0] += np.float32(0.8 * share**2) * (agreeing(guess)[0] - guess[0])
     return from_ycc(guess + means)

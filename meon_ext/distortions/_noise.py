@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 
 from meon_ext.distortions._planes import (
+    GRIDS,
     Floats,
     Pixels,
     blur,
@@ -25,7 +26,7 @@ _COMFORT_BLOCK = 32
 _CODING_BLOCKS = (16, 32)
 _CODING_STEPS = np.array([4.6, 3.2, 3.2], np.float32)[:, np.newaxis, np.newaxis]  # in standard deviations of the noise
 _DENOISING_BLOCKS = (8, 16, 32)
-_DENOISING_GRIDS = ((0, 0), (2, 2), (1, 3), (3, 1))  # in quarters of a block
+_DENOISING_GRIDS = GRIDS[:4]
 _DENOISING_THRESHOLD = 2.9  # in standard deviations of the noise
 
 
@@ -103,8 +104,8 @@ def _block_frequencies(side: int) -> Floats:
 def compressed(pixels: Pixels, sigma: float, random: np.random.Generator) -> Floats:
     """White noise, then DCT coding that keeps the strongest of it, of the chroma more.
 
-    Blocks are large, of one size or another, and their borders do not show, as with coders that take those out: blocks
-    of two grids fade into each other.
+    Blocks are of one size or another, and their borders do not show, as with coders that take those out: blocks of two
+    grids fade into each other.
     """
     planes = to_ycc(np.clip(white(pixels, sigma, random), 0, 255))
     size = int(random.choice(_CODING_BLOCKS))

@@ -106,6 +106,10 @@ def with_blocks_changed(planes: Floats, size: int, grid: tuple[int, int], change
     return inverse_block_dct(changed, size)[:, top : top + height, left : left + width]
 
 
+# Where grids of blocks may begin, in quarters of a block: the first four, and all six, spread evenly.
+GRIDS = ((0, 0), (2, 2), (1, 3), (3, 1), (0, 2), (2, 0))
+
+
 def sparse(planes: Floats, threshold: float | Floats, blocks: Iterable[tuple[int, tuple[int, int]]]) -> Floats:
     """(C, H, W): the mean of what a hard threshold leaves in DCT blocks of each size and grid, which begins so many
     quarters of a block above the planes and left of them.

@@ -75,7 +75,7 @@ def _progressive(pixels: Pixels, psnr: float, details: NDArray[np.bool_], random
             came[before == len(errors)] = 0
         return came
 
-    wanted = pixels.size * 255**2 / 10 ** (psnr / 10)
+    wanted = _squared_error(pixels, psnr)
     low, high, best, closest = 0.0, 1.0, None, _ABOUT * wanted
     for _ in range(_TRIALS):
         first = (low + high) / 2
@@ -91,6 +91,11 @@ def _progressive(pixels: Pixels, psnr: float, details: NDArray[np.bool_], random
     blocks[..., details] = best.reshape(rows, columns, -1)
     planes[:1] = inverse_block_dct(luminance, _CODED_BLOCK)[:, : pixels.shape[0], : pixels.shape[1]]
     return from_ycc(planes)
+
+
+def _squared_error(pixels: Pixels, psnr: float) -> float:
+    """Summed over the samples of a picture of this size, at that PSNR in dB."""
+    return pixels.size * 255**2 / 10 ** (psnr / 10)
 
 
 def _baseline(pixels: Pixels, psnr: float, random: np.random.Generator) -> Pixels:
@@ -122,7 +127,7 @@ def _interval_sums(plane: Floats, count: int) -> NDArray[np.float64]:
 def _chosen(errors: NDArray[np.float64], psnr: float, pixels: Pixels, random: np.random.Generator) -> list[int]:
     """Which of the possible errors, each of this squared sum, strike: in random order those that still fit, until the
     PSNR in dB is nearly reached; at least the least of them."""
-    wanted = pixels.size * 255**2 / 10 ** (psnr / 10)
+    wanted = _squared_error(pixels, psnr)
     chosen, total = [], 0.0
     for place in random.permutation(len(errors)):
         if errors[place] > 0 and total + errors[place] <= wanted:
