@@ -167,15 +167,14 @@ def test_fractions_of_levels(name: str) -> None:
     described = TYPES[name]
     whole = [described.parameter_at(level) for level in LEVELS]
     assert tuple(whole) == described.levels == tuple(described.parameter_at(float(level)) for level in LEVELS)
-    for low, (a, b) in enumerate(pairwise(whole), 1):
-        between = described.parameter_at(low + 0.25)
-        if a * b > 0:
-            # In equal ratios: four quarters of the way make the whole.
-            assert (between / a) ** 4 == pytest.approx(b / a) and min(a, b) < between < max(a, b)
-        else:
-            assert between == a and described.parameter_at(low + 0.75) == b
-    if whole[0] * whole[1] > 0:
-        assert (whole[0] / described.parameter_at(0.5)) ** 2 == pytest.approx(whole[1] / whole[0])
+    origin = described.neutral or 0
+    for low, (a, b) in enumerate(pairwise(value - origin for value in whole), 1):
+        early, late = (described.parameter_at(low + part) - origin for part in (0.25, 0.75))
+        # In equal ratios, on the nearer level's side: four quarters of the way make the whole.
+        assert (early / a) ** 4 == pytest.approx(abs(b / a)) and early / a > 0 and late / b > 0
+        assert min(abs(a), abs(b)) < abs(early) < max(abs(a), abs(b))
+    below, first, second = (described.parameter_at(level) - origin for level in (0.5, 1, 2))
+    assert (first / below) ** 2 == pytest.approx(abs(second / first)) and first / below > 0
     clean = photograph("coffee", 64, 96)
     for level in (0.5, 1.5, 2.75, 4.5):
         made = distort(clean, name, level, seed=1)
@@ -189,6 +188,18 @@ def test_damage_lies_between_levels_too() -> None:
     for name in ("white_noise", "gaussian_blur", "jpeg", "jpeg2000"):
         damage = [colour_difference(clean, distort(clean, name, level)) for level in (0.5, 1, 1.5, 2, 3.5, 4.0, 4.5, 5)]
         assert damage == sorted(damage) and len(set(damage)) == len(damage)
+
+
+def test_damage_between_levels_on_either_side_of_none_is_like_theirs() -> None:
+    clean = photograph("coffee")
+    sided = {described.name for described in TYPES.values() if described.neutral is not None}
+    assert sided == {"mean_shift", "contrast_change", "saturation_change", "desaturation"}
+    for name in sided:
+        whole = [colour_difference(clean, distort(clean, name, level)) for level in LEVELS]
+        for level in np.arange(1.1, 5, 0.2):
+            damage = colour_difference(clean, distort(clean, name, float(level)))
+            # Not quite between: one side is clipped where the other is not.
+            assert 0.8 * whole[int(level) - 1] < damage < 1.4 * whole[int(level)], (name, level)
 
 
 def test_jpeg2000_spends_on_luma_as_encoders_do() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import zlib
 from collections.abc import Callable, Mapping
@@ -37,7 +38,8 @@ class DistortionType:
 
     name: the house name. title: for people. tid2013, kadid10k: its number in these data sets, or None.
     source: where the definition and the level parameters come from. parameter: what a level's number is, with its unit.
-    levels: the parameters of the levels 1 to 5.
+    levels: the parameters of the levels 1 to 5. neutral: the parameter that changes nothing, of types some of whose
+    levels lie on either side of it or where it is 1 for a factor that may be 0; None for the rest.
     """
 
     name: str
@@ -48,17 +50,20 @@ class DistortionType:
     parameter: str
     levels: tuple[float, float, float, float, float]
     apply: Apply = field(repr=False, compare=False)
+    neutral: float | None = None
 
     def parameter_at(self, level: float) -> float:
         """The parameter of a level from 0.5 to 5; a fraction lies in equal ratios between its neighbours, below 1 too.
 
-        Where the parameter changes its sign from one level to the next nothing lies between: the nearest level's.
+        With a ``neutral`` it is the distance from that which does, on the side of the nearer level.
         """
-        low = min(max(int(level), 1), len(self.levels) - 1)
-        a, b = self.levels[low - 1], self.levels[low]
-        if level == int(level) or a * b <= 0:
-            return self.levels[min(max(round(level), 1), len(self.levels)) - 1]
-        return float(a * (b / a) ** (level - low))
+        if level == int(level):
+            return self.levels[int(level) - 1]
+        low = min(int(level) or 1, len(self.levels) - 1)
+        origin = self.neutral or 0.0
+        a, b = (at - origin for at in self.levels[low - 1 : low + 1])
+        nearer = a if level - low < 0.5 else b
+        return origin + math.copysign(abs(a) * abs(b / a) ** (level - low), nearer)
 
 
 def _table(*types: DistortionType) -> Mapping[str, DistortionType]:
@@ -74,12 +79,14 @@ def _type_of(
     levels: tuple[float, float, float, float, float],
     apply: Apply,
     levels_from: str = _OWN_LEVELS,
+    neutral: float | None = None,
 ) -> DistortionType:
     sets = [f"{_TID2013}, type {tid2013}"] * (tid2013 is not None) + [f"{_KADID10K}, type {kadid10k}"] * (
         kadid10k is not None
     )
     definition = " and ".join(sets) or "the codec in Pillow"
-    return DistortionType(name, title, tid2013, kadid10k, f"{definition}; {levels_from}", parameter, levels, apply)
+    source = f"{definition}; {levels_from}"
+    return DistortionType(name, title, tid2013, kadid10k, source, parameter, levels, apply, neutral)
 
 
 TYPES: Mapping[str, DistortionType] = _table(
@@ -162,10 +169,19 @@ TYPES: Mapping[str, DistortionType] = _table(
         (15, 30, 50, 75, 110),
         _local.local_blocks,
     ),
-    _type_of("mean_shift", "Mean shift", 16, 18, "grey levels", (-8, 14, -22, 32, -44), _tone.mean_shift),
-    _type_of("contrast_change", "Contrast change", 17, 25, "gain", (0.88, 1.2, 0.68, 1.55, 0.35), _tone.contrast),
+    _type_of("mean_shift", "Mean shift", 16, 18, "grey levels", (-8, 14, -22, 32, -44), _tone.mean_shift, neutral=0),
     _type_of(
-        "saturation_change", "Change of saturation", 18, None, "factor", (0.65, 0.5, 0.3, 0, -0.4), _tone.saturation
+        "contrast_change", "Contrast change", 17, 25, "gain", (0.88, 1.2, 0.68, 1.55, 0.35), _tone.contrast, neutral=1
+    ),
+    _type_of(
+        "saturation_change",
+        "Change of saturation",
+        18,
+        None,
+        "factor",
+        (0.65, 0.5, 0.3, 0, -0.4),
+        _tone.saturation,
+        neutral=1,
     ),
     _type_of(
         "multiplicative_noise",
@@ -226,7 +242,14 @@ TYPES: Mapping[str, DistortionType] = _table(
     _type_of("colour_diffusion", "Colour diffusion", None, 4, "amount", (1, 2, 3, 5, 8), _tone.colour_diffusion),
     _type_of("colour_shift", "Colour shift", None, 5, "pixels", (1, 3, 6, 8, 12), _tone.colour_shift, _KADID10K_LEVELS),
     _type_of(
-        "desaturation", "Colour saturation 1 (HSV)", None, 7, "factor", (0.6, 0.4, 0.2, 0, -0.4), _tone.hsv_saturation
+        "desaturation",
+        "Colour saturation 1 (HSV)",
+        None,
+        7,
+        "factor",
+        (0.6, 0.4, 0.2, 0, -0.4),
+        _tone.hsv_saturation,
+        neutral=1,
     ),
     _type_of("oversaturation", "Colour saturation 2 (Lab)", None, 8, "factor", (1.4, 2, 3, 5, 8), _tone.lab_saturation),
     _type_of("brighten", "Brighten", None, 16, "amount", (0.1, 0.2, 0.4, 0.7, 1.1), _tone.brightness, _KADID10K_LEVELS),
