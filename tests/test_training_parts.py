@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import itertools
 import json
@@ -119,10 +120,16 @@ def test_room_is_made_by_the_oldest_that_are_not_needed(tmp_path: Path) -> None:
     for age, key in enumerate(keys[:4]):
         cache.put(key, scene(age))
         os.utime(tmp_path / f"{key}.npy", (1000 + age, 1000 + age))
-    (tmp_path / ".abandoned.tmp").write_bytes(b"x")
-    os.utime(tmp_path / ".abandoned.tmp", (1000, 1000))
+    # Left behind by a process that was killed; and what is not the cache's, older than all and larger than its limit.
+    abandoned = tmp_path / f".{keys[4]}.17.tmp"
+    others = [tmp_path / name for name in ("thesis.npy", "thesis.tmp", f"{keys[0]}.png")]
+    for path in (abandoned, *others):
+        path.write_bytes(bytes(5 * size))
+        os.utime(path, (900, 900))
+    (tmp_path / "folder").mkdir()
     PictureCache(tmp_path, 4 * size).make_room({keys[0], keys[4]}, size)
-    assert {p.name for p in tmp_path.glob("*")} == {"bytes-in-use", *(f"{k}.npy" for k in (keys[0], keys[2], keys[3]))}
+    kept = {f"{key}.npy" for key in (keys[0], keys[2], keys[3])}
+    assert {p.name for p in tmp_path.glob("*")} == {"bytes-in-use", "folder", *kept, *(path.name for path in others)}
     cache.put(keys[4], scene(4))
     np.testing.assert_array_equal(PictureCache(tmp_path, 4 * size).get(keys[4]), scene(4))
 
@@ -148,6 +155,32 @@ def test_a_cache_of_nothing_writes_nothing(tmp_path: Path) -> None:
         PictureCache(tmp_path / "file", 1)
 
 
+def test_what_is_kept_already_is_not_counted_again(tmp_path: Path) -> None:
+    size = len(_npy(scene(0)))
+    cache = PictureCache(tmp_path, 2 * size)
+    for _ in range(3):
+        cache.put("a" * 40, scene(0))
+    cache.put("b" * 40, scene(1))
+    np.testing.assert_array_equal(cache.get("b" * 40), scene(1))
+    assert (tmp_path / "bytes-in-use").read_text() == str(2 * size)
+
+
+def test_what_could_not_be_written_is_not_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(_npy(scene(0)))
+    cache = PictureCache(tmp_path, size)
+
+    def full(path: Path, data: object) -> int:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", full)
+        cache.put("a" * 40, scene(0))
+    assert cache.get("a" * 40) is None and {path.name for path in tmp_path.iterdir()} == {"bytes-in-use"}
+    cache.put("b" * 40, scene(1))
+    np.testing.assert_array_equal(cache.get("b" * 40), scene(1))
+
+
 def _fill(folder: Path, limit: int, start: int) -> None:
     cache = PictureCache(folder, limit)
     for i in range(start, start + 12):
@@ -165,9 +198,32 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
         worker.join()
         assert worker.exitcode == 0
     files = sorted(tmp_path.glob("*.npy"))
-    assert 4 <= len(files) <= 8 and not list(tmp_path.glob("*.tmp"))
+    # While two write the same, a third may find no room.
+    assert 6 <= len(files) <= 8 and not list(tmp_path.glob("*.tmp"))
+    assert int((tmp_path / "bytes-in-use").read_text()) == sum(path.stat().st_size for path in files)
     for path in files:
         np.testing.assert_array_equal(PictureCache(tmp_path, limit).get(path.stem), scene(int(path.stem), 256, 256))
+
+
+def _fill_anew(folder: Path) -> None:
+    cache = PictureCache(folder, 1 << 30)
+    for i in range(2000):
+        key = f"{i % 8:040}"
+        cache.put(key, scene(0)[:8, :8].copy())
+        (folder / f"{key}.npy").unlink(missing_ok=True)
+
+
+def test_room_is_made_while_others_write(tmp_path: Path) -> None:
+    """Files come and go between the listing of the folder and a look at each."""
+    cache = PictureCache(tmp_path, 1 << 30)
+    writer = multiprocessing.get_context("forkserver").Process(target=_fill_anew, args=(tmp_path,))
+    writer.start()
+    try:
+        while writer.is_alive():
+            cache.make_room({"0" * 40}, 100)
+    finally:
+        writer.join()
+    assert writer.exitcode == 0
 
 
 def _npy(array: np.ndarray) -> bytes:

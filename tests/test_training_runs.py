@@ -105,11 +105,17 @@ train(config_from_mapping(load_config(sys.argv[1])), sys.argv[2])
 
 
 @pytest.mark.parametrize(
-    ("network", "checkpoints"), [({}, 2), ({"activation": "relu", "batch_norm": True, "task": "multitask"}, 5)]
+    ("changes", "checkpoints"),
+    [
+        ({}, 2),
+        ({"network": {"activation": "relu", "batch_norm": True, "task": "multitask"}}, 5),
+        ({"pretraining": {"optimizer": "soap", "epochs": 8}, "joint": {"optimizer": "soap", "epochs": 8}}, 2),
+        ({"pretraining": {"optimizer": "soap"}, "joint": {"optimizer": "soap", "epochs": 8}}, 6),
+    ],
 )
-def test_a_killed_run_resumes_to_the_same_bits(folder: Path, network: dict[str, Any], checkpoints: int) -> None:
+def test_a_killed_run_resumes_to_the_same_bits(folder: Path, changes: dict[str, Any], checkpoints: int) -> None:
     """kill -9 in the middle of an epoch of either step, some updates after a checkpoint."""
-    settings = small_settings(folder, network=network, ema=0.9, rank_weight=0.5, checkpoint_steps=2)
+    settings = small_settings(folder, ema=0.9, rank_weight=0.5, checkpoint_steps=2, **changes)
     whole = train(config_from_mapping(settings), folder / "whole")
     (folder / "settings.json").write_text(json.dumps(settings))
     arguments = [sys.executable, "-c", KILLED, str(folder / "settings.json"), str(folder / "cut"), str(checkpoints)]
@@ -311,23 +317,14 @@ train(config_from_mapping(load_config(sys.argv[1])), sys.argv[2])
 """
 
 
-def test_two_processes_do_what_one_does(folder: Path) -> None:
-    """DistributedDataParallel over gloo. One epoch of step 2, so that rounding has not been amplified by many updates.
-
-    Adam divides a gradient by its size, so that an entry of rounding's size alone moves by the whole learning rate:
-    what is compared is the distance travelled, not single entries.
-    """
-    settings = small_settings(
-        folder, pretraining={"epochs": 1}, joint={"epochs": 1, "batch_size": 8}, rank_weight=0.5, ema=0.5
-    )
-    (folder / "settings.json").write_text(json.dumps(settings))
-    train(config_from_mapping(settings), folder / "one")
+def _start_two(folder: Path, code: str, run: str) -> list[subprocess.Popen[str]]:
+    """Two processes of one run of ``settings.json``, as torchrun would start them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    processes = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", TWO, str(folder / "settings.json"), str(folder / "two")],
+            [sys.executable, "-c", code, str(folder / "settings.json"), str(folder / run)],
             cwd=folder,
             env={
                 **os.environ,
@@ -342,7 +339,20 @@ def test_two_processes_do_what_one_does(folder: Path) -> None:
         )
         for rank in range(2)
     ]
-    for process in processes:
+
+
+def test_two_processes_do_what_one_does(folder: Path) -> None:
+    """DistributedDataParallel over gloo. One epoch of step 2, so that rounding has not been amplified by many updates.
+
+    Adam divides a gradient by its size, so that an entry of rounding's size alone moves by the whole learning rate:
+    what is compared is the distance travelled, not single entries.
+    """
+    settings = small_settings(
+        folder, pretraining={"epochs": 1}, joint={"epochs": 1, "batch_size": 8}, rank_weight=0.5, ema=0.5
+    )
+    (folder / "settings.json").write_text(json.dumps(settings))
+    train(config_from_mapping(settings), folder / "one")
+    for process in _start_two(folder, TWO, "two"):
         _, errors = process.communicate(timeout=120)
         assert process.returncode == 0, errors
     from meon_ext.training.network import new_model
@@ -352,6 +362,37 @@ def test_two_processes_do_what_one_does(folder: Path) -> None:
     apart = np.sqrt(sum(float(((one[name] - two[name]) ** 2).sum()) for name in one))
     gone = np.sqrt(sum(float(((one[n] - t.detach().numpy()) ** 2).sum()) for n, t in start.effective_tensors().items()))
     assert apart < 1e-3 * gone
+
+
+STOPPED = """
+import os, signal, sys
+from meon_ext.training import config_from_mapping, load_config, optimise, train
+
+learn, updates = optimise._Run._learn, []
+
+def interrupted(*arguments):
+    learn(*arguments)
+    updates.append(1)
+    if os.environ["RANK"] == "1" and len(updates) == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+optimise._Run._learn = interrupted
+try:
+    train(config_from_mapping(load_config(sys.argv[1])), sys.argv[2])
+except KeyboardInterrupt:
+    sys.exit(len(updates))
+"""
+
+
+def test_a_signal_to_one_of_two_processes_stops_both_after_a_checkpoint(folder: Path) -> None:
+    settings = small_settings(folder, pretraining={"epochs": 20, "batch_size": 8})
+    (folder / "settings.json").write_text(json.dumps(settings))
+    codes = []
+    for process in _start_two(folder, STOPPED, "two"):
+        process.communicate(timeout=120)
+        codes.append(process.returncode)
+    assert codes == [optimise._AGREE_EVERY] * 2
+    assert read_checkpoint(folder / "two" / "checkpoints" / "last.safetensors")[1]["update"] == optimise._AGREE_EVERY
 
 
 @pytest.mark.parametrize("task", ["multitask", "single"])

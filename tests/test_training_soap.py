@@ -82,17 +82,19 @@ def test_a_vector_is_never_rotated_and_no_gradient_leaves_a_parameter_alone() ->
         optimizer.step(lambda: 0.0)
 
 
-def test_soap_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path: Path) -> None:
-    gradients = torch.randn((24, 6, 5), generator=torch.Generator().manual_seed(2))
+# The last two are type and quality heads of a few types, whose products have other bits in another layout.
+@pytest.mark.parametrize("shape", [(6, 5), (8, 3, 5, 5), (5, 128), (5, 256)])
+def test_soap_goes_on_from_a_checkpoint_with_the_same_bits(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    gradients = torch.randn((24, *shape), generator=torch.Generator().manual_seed(2))
 
     def run(parameter: torch.nn.Parameter, optimizer: Soap, part: torch.Tensor) -> None:
         for gradient in part:
             parameter.grad = gradient.clone()
             optimizer.step()
 
-    whole = torch.nn.Parameter(torch.ones(6, 5))
+    whole = torch.nn.Parameter(torch.ones(shape))
     run(whole, Soap([whole], lr=0.01), gradients)
-    halves = torch.nn.Parameter(torch.ones(6, 5))
+    halves = torch.nn.Parameter(torch.ones(shape))
     first = Soap([halves], lr=0.01)
     run(halves, first, gradients[:13])
     write_checkpoint(tmp_path / "half.safetensors", optimizer_tensors(first), {})

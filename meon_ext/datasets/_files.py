@@ -12,7 +12,7 @@ _MAX_FILES = 1_000_000  # of one folder; a name takes some 300 bytes here
 
 
 class Folder:
-    """The files and folders in one folder, by name without regard to case.
+    """The files and folders in one folder, found by name without regard to case.
 
     Official sets mix the two (``I01.BMP`` beside ``i02.bmp``), and so do the ways they are unpacked.
     """
@@ -26,8 +26,9 @@ class Folder:
             raise _cannot_list(path, error) from error
         if len(names) > _MAX_FILES:
             raise DatasetError(f"{path}: more than {_MAX_FILES} files in one folder; name the right folder")
+        self._names = sorted(names)
         self._pictures: dict[str, Path] = {}
-        for name in sorted(names):
+        for name in self._names:
             self._entries.setdefault(name.casefold(), path / name)
             if is_image_name(name) and not name.startswith("."):
                 self._pictures.setdefault(_stem(name), path / name)
@@ -42,7 +43,7 @@ class Folder:
 
     def pictures(self) -> list[Path]:
         """All pictures, hidden ones left out, in natural order."""
-        pictures = [path for path in self._entries.values() if is_image_name(path.name) and path.name[0] != "."]
+        pictures = (self.path / name for name in self._names if is_image_name(name) and not name.startswith("."))
         return sorted((path for path in pictures if path.is_file()), key=lambda path: natural_key(path.name))
 
 

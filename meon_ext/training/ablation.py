@@ -190,17 +190,16 @@ def _cell(config: TrainConfig, variant: Variant, split: int) -> tuple[str, Train
 
 def _epochs_instead(config: TrainConfig) -> int:
     """How many epochs of step 2 show as many crops as step 1 does."""
+    from meon_ext.training.cache import PictureCache
+    from meon_ext.training.pictures import PictureLoader
     from meon_ext.training.samples import gather
+    from meon_ext.training.steps import batches_of
 
-    gathered = gather(config)
-    seen = {}
-    for name, parts, step in (
-        ("pretraining", gathered.pretraining, config.pretraining),
-        ("joint", gathered.joint, config.joint),
-    ):
-        repeat = parts["training"].repeat.sum() if name == "joint" else len(parts["training"])
-        seen[name] = int(repeat) * step.crops
-    return round(config.pretraining.epochs * seen["pretraining"] / seen["joint"])
+    gathered, loader = gather(config), PictureLoader(PictureCache("", 0))
+    first = batches_of(config, "pretraining", gathered.pretraining["training"], loader)
+    second = batches_of(config, "joint", gathered.joint["training"], loader)
+    crops = config.pretraining.epochs * first.per_epoch * config.pretraining.batch_size
+    return round(crops / (second.per_epoch * config.joint.batch_size))
 
 
 def _run(out: str, name: str, config: TrainConfig) -> float:

@@ -6,9 +6,10 @@ import fcntl
 import io
 import math
 import os
+import re
 import time
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -19,13 +20,15 @@ from meon_ext.errors import TrainingError
 
 _LEDGER = "bytes-in-use"
 _SUFFIX = ".npy"
+_OWN_NAME = re.compile(r"(?P<key>[0-9a-f]{40})\.npy|\.[0-9a-f]{40}\.\d+\.tmp")
 _ABANDONED_SECONDS = 3600.0
 
 
 class PictureCache:
-    """A folder of uint8 (H, W, 3) arrays as .npy files, by key, read through memory maps.
+    """A folder of uint8 (H, W, 3) arrays as .npy files, by key: 40 hexadecimal digits.
 
-    folder: made where it is missing. limit_bytes: the files are never more than this together; 0 keeps nothing.
+    folder: made where it is missing; what else lies in it is left alone and not counted. limit_bytes: the files are
+    never more than this together; 0 keeps nothing.
 
     What is full stays as it is: training goes through its pictures in a random order again and again, where dropping
     one to keep another gains nothing. Files appear whole, so that a process killed while writing does no harm.
@@ -69,16 +72,31 @@ class PictureCache:
         np.save(stream, pixels, allow_pickle=False)
         size = stream.getbuffer().nbytes
         temporary = self._folder / f".{key}.{os.getpid()}.tmp"
-        try:
-            with self._ledger() as ledger:
-                used = _read_count(ledger)
-                if used + size > self._limit:
-                    return
-                _write_count(ledger, used + size)
-            temporary.write_bytes(stream.getbuffer())
-            temporary.replace(self._path(key))
-        except OSError:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            if not self._reserve(key, size):
+                return
+            kept = False
+            try:
+                temporary.write_bytes(stream.getbuffer())
+                with self._ledger():
+                    # Another process may have made the same in the meantime.
+                    if not self._path(key).exists():
+                        temporary.replace(self._path(key))
+                        kept = True
+            finally:
+                if not kept:
+                    temporary.unlink(missing_ok=True)
+                    with self._ledger() as ledger:
+                        _write_count(ledger, max(0, _read_count(ledger) - size))
+
+    def _reserve(self, key: str, size: int) -> bool:
+        """Count so many bytes more as in use, if they are within the limit and the key is not there yet."""
+        with self._ledger() as ledger:
+            used = _read_count(ledger) + size
+            if used > self._limit or self._path(key).exists():
+                return False
+            _write_count(ledger, used)
+        return True
 
     def make_room(self, keys: Collection[str], bytes_each: int) -> None:
         """Before a run: drop pictures that it does not need, the oldest first, until its own fit, and count anew.
@@ -91,13 +109,18 @@ class PictureCache:
             kept, others = 0, []
             missing = len(keys)
             for entry in os.scandir(self._folder):
-                status = entry.stat()
-                if entry.name.endswith(".tmp") and time.time() - status.st_mtime > _ABANDONED_SECONDS:
+                if (own := _OWN_NAME.fullmatch(entry.name)) is None:
+                    continue
+                try:
+                    status = entry.stat()
+                except FileNotFoundError:  # a temporary file, which another process has just finished
+                    continue
+                if own["key"] is None and time.time() - status.st_mtime > _ABANDONED_SECONDS:
                     Path(entry.path).unlink(missing_ok=True)
-                elif entry.name.endswith(_SUFFIX) and entry.name.removesuffix(_SUFFIX) in keys:
+                elif own["key"] in keys:
                     kept += status.st_size
                     missing -= 1
-                elif entry.name != _LEDGER:
+                else:
                     others.append((status.st_mtime, status.st_size, entry.path))
             room = self._limit - kept - missing * bytes_each
             others.sort(reverse=True)

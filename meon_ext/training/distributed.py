@@ -34,6 +34,14 @@ class Processes:
         dist.broadcast(tensor, 0)
         return float(tensor)
 
+    def any(self, flag: bool) -> bool:
+        """Whether it is set in any of the processes; the same answer in all."""
+        if self.world == 1:
+            return flag
+        tensor = torch.tensor([flag], dtype=torch.int32, device=self.device)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return bool(tensor)
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.world > 1:

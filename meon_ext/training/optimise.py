@@ -38,6 +38,7 @@ from meon_ext.training.soap import Soap
 
 StepName = Literal["pretraining", "joint"]
 _LOG_EVERY = 50
+_AGREE_EVERY = 10
 
 
 @dataclass(frozen=True)
@@ -152,11 +153,19 @@ class _Run:
                     progress.clear()
                     self._validate()
                     began = time.monotonic()
-                if ends or self._update % self._config.checkpoint_steps == 0 or stop.came:
+                stops = self._stops(stop)
+                if ends or self._update % self._config.checkpoint_steps == 0 or stops:
                     self._save()
-                if stop.came:
+                if stops:
                     raise KeyboardInterrupt
         progress.clear()
+
+    def _stops(self, stop: _Stop) -> bool:
+        """Whether to stop after this update. Several processes agree on it: the signal comes to each at another moment,
+        and one that stopped alone would leave the others waiting."""
+        if self._group.world > 1 and self._update % _AGREE_EVERY:
+            return False
+        return self._group.any(stop.came)
 
     def _learn(self, network: nn.Module, crops: Tensor, places: Tensor) -> None:
         for group in self._optimizer.param_groups:

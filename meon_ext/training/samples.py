@@ -317,9 +317,10 @@ def _as_quality(dataset: Dataset) -> Dataset:
 
 def _with_references(dataset: Dataset) -> Dataset:
     """Add the pristine pictures of a set that has them as references only: they teach the type, and what is known of
-    their score: a difference score of a picture to itself is none at all."""
+    their score: a difference score of a picture to itself is 0, if the set's scale has a 0."""
     known = {record.path for record in dataset.records}
-    best = dataset.scale[0] if dataset.score_name == "DMOS" and not dataset.higher_is_better else None
+    differences = dataset.score_name == "DMOS" and not dataset.higher_is_better
+    best = 0.0 if differences and dataset.scale[0] <= 0 <= dataset.scale[1] else None
     added = tuple(replace(r, score=best) for r in dataset.pristine().records if r.path not in known)
     return replace(dataset, records=dataset.records + added)
 

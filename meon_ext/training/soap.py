@@ -64,8 +64,9 @@ class Soap(torch.optim.Optimizer):
             state[name].lerp_(product, 1 - slow)
         if first and rotated:
             for name in sides:
-                # Largest first, the order that following by QR keeps.
-                state[f"{name}_basis"] = torch.linalg.eigh(state[name]).eigenvectors.flip(1)
+                # Largest first, the order that following by QR keeps. Rows in a row, as a checkpoint gives them back: a
+                # product of matrices laid out otherwise has other bits.
+                state[f"{name}_basis"] = torch.linalg.eigh(state[name]).eigenvectors.flip(1).contiguous()
             return
         state["step"] += 1
         count = int(state["step"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from meon_ext.model import MEON, MEONOutput
@@ -78,10 +79,7 @@ class Steps:
         pristine = gathered.classes.index(PRISTINE) if spoiled else None
         labels = torch.from_numpy(samples.labels(classes)).to(device)
         scores = torch.from_numpy((samples.score - unit.centre) / unit.spread).float().to(device)
-        # Where nobody has scored a picture its level still orders it among its like.
-        sign = 1 if gathered.higher_is_better else -1
-        order = np.where(np.isfinite(samples.score), samples.score, -sign * samples.level)
-        orders = torch.from_numpy(order).to(device)
+        orders = torch.from_numpy(_order(samples, gathered.higher_is_better)).to(device)
         validation = self._validation(gathered.joint)
 
         def loss(output: MEONOutput, places: Tensor) -> Tensor:
@@ -122,21 +120,41 @@ class Steps:
     def _step(
         self, name: StepName, title: str, samples: Samples, loss: Loss, validate: Validate, describe: Mapping[str, Any]
     ) -> Step:
-        config: StepConfig = getattr(self.config, name)
-        batches = Batches(
-            samples,
-            self.loader,
-            config.batch_size,
-            crops=config.crops,
-            seed=self.config.seed,
-            stream=("pretraining", "joint").index(name),
-            flip=self.config.flip,
-            turn=self.config.turn,
-            pairs=name == "joint" and self.config.rank_weight > 0,
-            rank=self.group.rank,
-            world=self.group.world,
-        )
-        return Step(name, title, config, batches, loss, validate, describe)
+        batches = batches_of(self.config, name, samples, self.loader, self.group.rank, self.group.world)
+        return Step(name, title, _config_of(self.config, name), batches, loss, validate, describe)
+
+
+def batches_of(
+    config: TrainConfig, name: StepName, samples: Samples, loader: PictureLoader, rank: int = 0, world: int = 1
+) -> Batches:
+    """The batches that a step of this name learns from, of these samples."""
+    step = _config_of(config, name)
+    return Batches(
+        samples,
+        loader,
+        step.batch_size,
+        crops=step.crops,
+        seed=config.seed,
+        stream=("pretraining", "joint").index(name),
+        flip=config.flip,
+        turn=config.turn,
+        pairs=name == "joint" and config.rank_weight > 0,
+        rank=rank,
+        world=world,
+    )
+
+
+def _config_of(config: TrainConfig, name: StepName) -> StepConfig:
+    return config.pretraining if name == "pretraining" else config.joint
+
+
+def _order(samples: Samples, higher_is_better: bool) -> NDArray[np.float64]:
+    """What a pair's pictures are ordered by: their scores, or, where none of their like has one, their levels; NaN for
+    a picture without a score among some with, since levels and scores do not compare."""
+    scored = np.isfinite(samples.score)
+    some = np.isin(samples.pair, samples.pair[scored])
+    level = samples.level if not higher_is_better else -samples.level
+    return np.where(some, samples.score, level)
 
 
 def _logits(output: MEONOutput) -> Tensor:
