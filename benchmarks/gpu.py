@@ -16,6 +16,7 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -27,6 +28,7 @@ import meon_ext
 from meon_ext import ops
 
 SECTIONS = (gpu_network, gpu_stages, gpu_gdn)
+KINDS = {"errors": "error_rows", "timings": "timing_rows"}
 
 
 def machine() -> dict[str, Any]:
@@ -72,17 +74,35 @@ def main() -> int:
     # Plain PyTorch as accurate as it can be: the comparison is of float32 with float32.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False
-    result = {
+    result: dict[str, Any] = {
         "when": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine(),
         "checks": dict(note.split("=", 1) for note in options.note),
-        "errors": [row for section in SECTIONS for row in section.error_rows()],
-        "timings": [row for section in SECTIONS for row in section.timing_rows()],
+        "errors": [],
+        "timings": [],
     }
     options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    whole = all([collect(section, kind, result, options.output) for kind in KINDS for section in SECTIONS])
     print(f"wrote {options.output}")
-    return 0
+    return 0 if whole else 1
+
+
+def collect(section: ModuleType, kind: str, result: dict[str, Any], output: Path) -> bool:
+    """Add a section's rows to the result, and write it after each: a kernel that fails may take the device with it, and
+    the time on a machine may be over. Returns whether all of the section could be had."""
+    whole = True
+    rows = getattr(section, KINDS[kind])()
+    while True:
+        try:
+            row = next(rows, None)
+        except Exception as error:
+            row = {"section": section.__name__, "error": f"{type(error).__name__}: {error}"[:500]}
+            whole = False
+        if row is None:
+            return whole
+        print(json.dumps(row), flush=True)
+        result[kind].append(row)
+        output.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -41,8 +40,7 @@ def make(shape: Sequence[int], dtype: torch.dtype, channels_last: bool = False) 
     return [x, beta, gamma], grad
 
 
-def timing_rows() -> list[dict[str, Any]]:
-    rows = []
+def timing_rows() -> Iterator[dict[str, Any]]:
     cases = [(shape, "contiguous") for shape in SHAPES] + [(shape, "channels_last") for shape in CHANNELS_LAST_TOO]
     for shape, layout in cases:
         for dtype_name, dtype in DTYPES.items():
@@ -51,20 +49,15 @@ def timing_rows() -> list[dict[str, Any]]:
             candidates = {"meon_ext": ops.gdn, "eager": reference.gdn, "torch.compile": compiled(reference.gdn)}
             for name, f in candidates.items():
                 row[name] = attempt(functools.partial(times, f, inputs, grad))
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    return rows
+            yield row
 
 
-def error_rows() -> list[dict[str, Any]]:
-    rows = []
+def error_rows() -> Iterator[dict[str, Any]]:
     for shape in ERROR_SHAPES:
         for dtype_name, dtype in {**DTYPES, "float16": torch.float16, "float64": torch.float64}.items():
             inputs, grad = make(shape, dtype)
             of = errors({"meon_ext": ops.gdn, "eager": reference.gdn}, reference.gdn, NAMES, inputs, grad)
-            rows.append({"op": "gdn", "shape": shape, "dtype": dtype_name, **of})
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+            yield {"op": "gdn", "shape": shape, "dtype": dtype_name, **of}
 
 
 def smoke() -> None:

@@ -4,8 +4,7 @@ gpu.py."""
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -71,12 +70,12 @@ def in_batches(model: Callable[[Tensor], Any], image: Tensor, boxes: Tensor) -> 
     return call
 
 
-def timing_rows() -> list[dict[str, Any]]:
+def timing_rows() -> Iterator[dict[str, Any]]:
     torch.manual_seed(0)
     plain = MEON(CLASSES, backend="reference").eval().to("cuda")
     weights = plain.to_weights()
     peak = peaks()
-    rows = [{"op": "peaks", **peak}]
+    yield {"op": "peaks", **peak}
     with torch.inference_mode():
         values = parameters(plain)
         scorer = Scorer(weights, device="cuda")
@@ -108,9 +107,7 @@ def timing_rows() -> list[dict[str, Any]]:
                 row[name] = attempt(
                     functools.partial(measured, make, plan, peak if name.startswith("meon_ext") else {})
                 )
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    return rows
+            yield row
 
 
 def measured(make: Callable[[], Callable[[], Any]], plan: ops.CropPlan, peak: dict[str, float]) -> dict[str, float]:
@@ -121,7 +118,7 @@ def measured(make: Callable[[], Callable[[], Any]], plan: ops.CropPlan, peak: di
     return out
 
 
-def error_rows() -> list[dict[str, Any]]:
+def error_rows() -> Iterator[dict[str, Any]]:
     """Root mean square over crops and classes, against the reference in float64 on the CPU."""
     torch.manual_seed(0)
     image = torch.randint(0, 256, (300, 400, 3), dtype=torch.uint8)
@@ -141,8 +138,7 @@ def error_rows() -> list[dict[str, Any]]:
             if a is not None and b is not None
         ]
         row[name] = dict(zip(("quality", "probabilities"), errors, strict=True))
-    print(json.dumps(row), flush=True)
-    return [row]
+    yield row
 
 
 def smoke() -> None:

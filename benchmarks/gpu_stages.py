@@ -4,8 +4,7 @@ gpu.py."""
 from __future__ import annotations
 
 import functools
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -42,8 +41,7 @@ def of_stage(module: Any, stage: int) -> Function:
     return functools.partial(module.conv_gdn_pool, stride=stride, padding=padding)
 
 
-def timing_rows() -> list[dict[str, Any]]:
-    rows = []
+def timing_rows() -> Iterator[dict[str, Any]]:
     for stage, (*_, side) in enumerate(STAGES):
         for dtype_name, dtype in DTYPES.items():
             plain = of_stage(reference, stage)
@@ -58,12 +56,11 @@ def timing_rows() -> list[dict[str, Any]]:
             for name, (f, channels_last) in candidates.items():
                 inputs, grad = make(stage, CROPS, side, dtype, channels_last)
                 row[name] = attempt(functools.partial(times, f, inputs, grad))
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    return rows + network_rows()
+            yield row
+    yield from network_rows()
 
 
-def network_rows() -> list[dict[str, Any]]:
+def network_rows() -> Iterator[dict[str, Any]]:
     """MEON in float32, forward for the crops of an image, and forward and backward on a training batch.
 
     These kernels read the crops from the uint8 image; plain PyTorch is given them cut out and in float32.
@@ -115,28 +112,21 @@ def network_rows() -> list[dict[str, Any]]:
         "eager channels_last": training(plain, batch.contiguous(memory_format=last)),
         "torch.compile channels_last": training(quick, batch.contiguous(memory_format=last)),
     }
-    rows = [
-        {"op": op, "crops": count, "dtype": "float32", **{name: attempt(call) for name, call in candidates.items()}}
-        for op, count, candidates in (
-            ("MEON from uint8", CROPS, forward_candidates),
-            ("MEON forward and backward", TRAINING_BATCH, training_candidates),
-        )
-    ]
-    for row in rows:
-        print(json.dumps(row), flush=True)
-    return rows
+    for op, count, candidates in (
+        ("MEON from uint8", CROPS, forward_candidates),
+        ("MEON forward and backward", TRAINING_BATCH, training_candidates),
+    ):
+        figures = {name: attempt(call) for name, call in candidates.items()}
+        yield {"op": op, "crops": count, "dtype": "float32", **figures}
 
 
-def error_rows() -> list[dict[str, Any]]:
-    rows = []
+def error_rows() -> Iterator[dict[str, Any]]:
     for stage, side in enumerate((64, 32, 16, 4)):
         for dtype_name, dtype in {**DTYPES, "float16": torch.float16}.items():
             inputs, grad = make(stage, 4, side, dtype, False)
             plain = of_stage(reference, stage)
             of = errors({"meon_ext": of_stage(ops, stage), "eager": plain}, plain, NAMES, inputs, grad)
-            rows.append({"op": "conv_gdn_pool", "stage": stage + 1, "side": side, "dtype": dtype_name, **of})
-            print(json.dumps(rows[-1]), flush=True)
-    return rows
+            yield {"op": "conv_gdn_pool", "stage": stage + 1, "side": side, "dtype": dtype_name, **of}
 
 
 def smoke() -> None:

@@ -11,17 +11,20 @@ other shapes, and float64, are torch's own convolution and pooling around ``gdn`
 
 ``score_crops`` is the whole network over a grid of crops, without gradients.
 
-Gradients of gradients are computed through :mod:`meon_ext.reference`: right to any order, not fast.
+Gradients of gradients are computed through :mod:`meon_ext.reference`: right to any order, not fast. So are derivatives
+in forward mode (``torch.func.jvp``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from meon_ext import _native, reference
 from meon_ext._score_crops import CropPlan, crop_plan, score_crops
@@ -73,7 +76,7 @@ def _check_parameters(leader: str, first: Tensor, **others: Tensor) -> None:
                 f"{name} is on {value.device} but {leader} is on {first.device}; move one with .to(device)"
             )
     device = first.device.type
-    casting = torch.is_autocast_enabled(device) if device in ("cpu", "cuda") else False
+    casting = _is_casting(device)
     allowed = _CUDA_DTYPES if device == "cuda" or casting else _CPU_DTYPES
     for name, value in {leader: first, **others}.items():
         if value.dtype not in allowed:
@@ -171,6 +174,32 @@ def _has_native_stage(weight: Tensor, sides: Sequence[int], stride: list[int], p
     return any(tuple(weight.shape) == shape and stride == [s, s] and padding == [p, p] for shape, s, p in _CUDA_STAGES)
 
 
+def _has_tangent(*tensors: Tensor) -> bool:
+    """Whether forward-mode differentiation is under way and comes through one of these. torch.library's formulas are of
+    reverse mode alone, and an op of it would drop the tangent without a word."""
+    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+        return False
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]
+
+
+def _is_casting(device: str) -> bool:
+    return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
+
+
+def _without_autocast(device: str) -> AbstractContextManager[object]:
+    return torch.autocast(device, enabled=False) if _is_casting(device) else nullcontext()
+
+
+def _in_float32(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
+    """Of torch's own operations what autocast makes of an op of ours: float32, or float64 as it is. The first argument
+    is a tensor."""
+    device = arguments[0].device.type
+    if _is_casting(device) and arguments[0].dtype != torch.float64:
+        arguments = tuple(t.float() if isinstance(t, Tensor) else t for t in arguments)
+    with _without_autocast(device):
+        return function(*arguments)
+
+
 # --- the ops -----------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +227,8 @@ def gdn(x: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
         raise ValueError(f"x has shape {_shape(x)}; it must be (N, C, H, W) or (N, C)")
     _check_gdn_parameters(beta, gamma, x.shape[1], "channel")
     _check_device("gdn", x.device)
+    if _has_tangent(x, beta, gamma):
+        return _in_float32(reference.gdn, x, beta, gamma)
     return _OPS.gdn(x, beta, gamma)  # type: ignore[no-any-return]
 
 
@@ -242,14 +273,30 @@ def conv_gdn_pool(
     pool = _integer("pool", pool, 1)
     _pooled_size(x.shape[2], x.shape[3], weight, strides, paddings, pool)
     _check_device("conv_gdn_pool", x.device)
-    if not _has_native_stage(weight, x.shape[2:], strides, paddings, pool):
-        y = gdn(F.conv2d(x, weight, bias, strides, paddings), beta, gamma)
-        return F.max_pool2d(y, pool) if pool > 1 else y
     arguments = (x, weight, bias, beta, gamma, strides, paddings, pool)
+    if _has_tangent(x, weight, bias, beta, gamma):
+        return _in_float32(reference.conv_gdn_pool, *arguments)
+    if not _has_native_stage(weight, x.shape[2:], strides, paddings, pool):
+        return _in_float32(_library_stage, *arguments)
     if _will_go_backward(x, weight, bias, beta, gamma):
         y, _ = _OPS.conv_gdn_pool_train(*arguments)
         return y  # type: ignore[no-any-return]
     return _OPS.conv_gdn_pool(*arguments)  # type: ignore[no-any-return]
+
+
+def _library_stage(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    beta: Tensor,
+    gamma: Tensor,
+    stride: list[int],
+    padding: list[int],
+    pool: int,
+) -> Tensor:
+    """A stage by torch's own convolution and pooling around ``gdn``."""
+    y = gdn(F.conv2d(x, weight, bias, stride, padding), beta, gamma)
+    return F.max_pool2d(y, pool) if pool > 1 else y
 
 
 def extract_crops(image: Tensor, size: int = 256, stride: int = 128, *, dtype: torch.dtype | None = None) -> Tensor:
@@ -281,6 +328,8 @@ def extract_crops(image: Tensor, size: int = 256, stride: int = 128, *, dtype: t
             f"ask for a smaller size"
         )
     _check_device("extract_crops", image.device)
+    if _has_tangent(image):
+        return reference.extract_crops(image, size, stride, dtype=dtype)
     # A stride past the image means one that reaches its end; the kernels multiply it by an index.
     stride = min(stride, 1 << 30)
     return _OPS.extract_crops(image, size, stride, dtype == torch.float64)  # type: ignore[no-any-return]
@@ -358,7 +407,8 @@ def crop_conv_gdn_pool(
     _check_device("crop_conv_gdn_pool", image_u8.device)
     boxes = boxes.to(image_u8.device)
     native = image_u8.shape[2] == 3 or image_u8.device.type in _NATIVE_DEVICES
-    if not native or not _has_native_stage(weight, sides, strides, paddings, pool):
+    native = native and _has_native_stage(weight, sides, strides, paddings, pool)
+    if not native or _has_tangent(weight, bias, beta, gamma):
         crops = _gather_crops(image_u8, boxes, sides, weight.dtype)
         return conv_gdn_pool(crops, weight, bias, beta, gamma, strides, paddings, pool)
     arguments = (image_u8, boxes, weight, bias, beta, gamma, sides, strides, paddings, pool)
@@ -630,7 +680,8 @@ def _second_order(
     to the inputs and to ``grad``. Stays connected to the graph where autograd records, so a third derivative is right.
     """
     recording = torch.is_grad_enabled()
-    with torch.enable_grad():
+    # Autocast would have the reference convolve and multiply in half precision, and the sum's dtype would not tell.
+    with torch.enable_grad(), _without_autocast(grad.device.type):
         # Aliases, so that a gradient stops here instead of running on into what the inputs were computed from.
         variables = [
             t.view_as(t) if recording and t.requires_grad else t.detach().requires_grad_() for t in (*inputs, grad)

@@ -22,7 +22,7 @@ from ops_cases import (
     threads,
 )
 from torch import Tensor
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 
 from meon_ext import ops, reference
 
@@ -114,6 +114,41 @@ def second_order(function: Function, inputs: list[Tensor], grad: Tensor, vectors
     total = torch.stack([(f * v).sum() for f, v in zip(first, vectors, strict=True)]).sum()
     wanted = [grad, *inputs] if len(inputs) > 1 else [grad]  # extract_crops is linear: nothing else is left
     return list(torch.autograd.grad(total, wanted))
+
+
+@pytest.mark.parametrize("name", ["gdn", "conv_gdn_pool", "crop_conv_gdn_pool"])
+def test_second_derivative_under_autocast_is_of_float32(name: str) -> None:
+    generator = fresh_generator()
+    c = small_call(name, generator)
+    inputs = leaves(c.inputs, torch.float32)
+    grad = torch.randn(c.function(*inputs).shape, generator=generator)
+    vectors = [torch.randn(t.shape, generator=generator) for t in inputs]
+    want = second_order(c.function, inputs, grad, vectors)
+    with torch.autocast("cpu", torch.bfloat16):
+        got = second_order(c.function, inputs, grad, vectors)
+    for a, b in zip(got, want, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # functorch's own
+@pytest.mark.parametrize("name", NAMES)
+def test_forward_mode(name: str) -> None:
+    """Through torch.func and through dual numbers, in which the inputs may require a gradient as well."""
+    generator = fresh_generator()
+    c = small_call(name, generator)
+    inputs = [t.detach() for t in c.inputs]
+    tangents = [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in inputs]
+    _, want = torch.func.jvp(c.reference, tuple(inputs), tuple(tangents))
+    _, got = torch.func.jvp(c.function, tuple(inputs), tuple(tangents))
+    assert torch.equal(got, want) and bool(want.any())
+    for primals in (inputs, c.inputs):
+        with forward_ad.dual_level():
+            duals = [forward_ad.make_dual(t, v) for t, v in zip(primals, tangents, strict=True)]
+            assert torch.equal(forward_ad.unpack_dual(c.function(*duals)).tangent, want)
+            # One input alone, and none: then it is the op again.
+            first = c.function(duals[0], *primals[1:])
+            assert forward_ad.unpack_dual(first).tangent is not None
+            assert forward_ad.unpack_dual(c.function(*primals)).tangent is None
 
 
 @pytest.mark.parametrize("name", NAMES)

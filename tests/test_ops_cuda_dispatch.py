@@ -23,11 +23,13 @@ class Calls(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.names: list[str] = []
+        self.dtypes: list[torch.dtype] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = func.overloadpacket.__name__
         if name.startswith(("conv", "crop_conv", "extract", "gdn", "max_pool", "score")):
             self.names.append(name)
+            self.dtypes.append(args[0].dtype)
         return func(*args, **(kwargs or {}))
 
 
@@ -127,16 +129,20 @@ def test_nothing_is_kept_for_the_backward() -> None:
     assert kept.shape == (0,) and y.shape == (7, 8, 4, 4)
 
 
-def test_autocast_runs_the_fused_op_in_float32() -> None:
-    weight, *rest = parameters(0)
+@pytest.mark.parametrize("stride", [2, 1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_autocast_runs_stages_in_float32_and_float64_as_it_is(dtype: torch.dtype, stride: int) -> None:
+    kept = torch.float64 if dtype == torch.float64 else torch.float32
+    fused = stride == 2 and kept == torch.float32
     torch.set_autocast_enabled("cuda", True)  # torch.autocast is off where there is no device
     try:
         with Calls() as calls:
-            y = ops.conv_gdn_pool(empty(2, 3, 24, 20, dtype=torch.bfloat16), weight, *rest, 2, 2)
+            y = ops.conv_gdn_pool(empty(2, 3, 24, 20, dtype=dtype), *parameters(0, kept), stride, 2)
     finally:
         torch.set_autocast_enabled("cuda", False)
         torch.clear_autocast_cache()
-    assert calls.names == ["conv_gdn_pool"] and y.dtype == torch.float32
+    assert calls.names[0] == ("conv_gdn_pool" if fused else "convolution")
+    assert y.dtype == kept and set(calls.dtypes) == {kept}
 
 
 def test_meon_is_four_stages_and_two_gdn() -> None:

@@ -108,6 +108,21 @@ def test_beta_zero(dtype: torch.dtype) -> None:
     assert y[0, 0].isnan() and y[0, 1:].tolist() == [torch.inf, -torch.inf]
 
 
+@pytest.mark.parametrize("shape", [(3, 17), (2, 8, 5, 6), (1, 40, 3, 3)])
+def test_subnormal_norm(shape: tuple[int, ...]) -> None:
+    """The root's inverse is within the range of float32 there, its square is not."""
+    generator = fresh_generator()
+    channels = shape[1]
+    x = 1e-22 * torch.randn(shape, generator=generator)
+    beta, gamma = torch.full((channels,), 2e-39), torch.zeros(channels, channels)
+    inputs = leaves([x, beta, gamma])
+    got = run(ops.gdn, inputs)
+    want = run(reference.gdn, leaves(inputs, torch.float64))
+    for a, b in zip(got[:3], want[:3], strict=True):  # of gamma there is nothing within float32
+        assert float(b.abs().max()) > 0
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-5 * float(b.abs().max()))
+
+
 def test_channels_last_stays() -> None:
     generator = fresh_generator()
     x, beta, gamma = gdn_inputs((2, 8, 5, 7), generator)

@@ -241,6 +241,18 @@ def test_nan_wins_its_window_and_stays_there(case: ConvCase) -> None:
     same_bits("neighbours", [grad_x[others]], torch.autograd.grad(case.function(ops)(part, *rest), part, grad[others]))
 
 
+@pytest.mark.parametrize("case", [stage(2, 3, 24, 40, 8), stage(2, 8, 24, 40, 16), last_stage(3)])
+def test_subnormal_norm(case: ConvCase) -> None:
+    inputs = case.inputs(fresh_generator(), torch.float32)
+    x, weight, bias, beta, gamma = (t.detach() for t in inputs)
+    inputs = leaves([1e-22 * x, weight, 0 * bias, torch.full_like(beta, 2e-39), 0 * gamma])
+    got = run(case.function(ops), inputs)
+    want = run(case.function(reference), leaves(inputs, torch.float64))
+    for name, a, b in zip(NAMES[:-1], got, want, strict=False):  # of gamma there is nothing within float32
+        assert float(b.abs().max()) > 0, name
+        torch.testing.assert_close(a.double(), b, rtol=1e-4, atol=1e-4 * float(b.abs().max()), msg=name)
+
+
 def test_zero_norm_of_columns_without_output() -> None:
     """Columns that pad a vector see no input: with bias and beta 0 their norm is 0, which must not reach the sums."""
     generator = fresh_generator()

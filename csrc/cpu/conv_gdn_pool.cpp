@@ -110,7 +110,8 @@ class SampleBackward {
     for (int64_t j = 0; j < C_; ++j) squares_[static_cast<size_t>(j)] = z[j] * z[j];
     for (int64_t i = 0; i < C_; ++i) {
       if (dz[i] == 0) continue;  // three of four pixels of a 2 x 2 window receive nothing
-      const T t = T(-0.5) * (dz[i] * y[i]) * (r[i] * r[i]);
+      // r twice: its square leaves the range where the norm is subnormal.
+      const T t = T(-0.5) * (dz[i] * y[i]) * r[i] * r[i];
       row_.beta[static_cast<size_t>(i)] += t;
       axpy(C_, t, squares_.data(), row_.gamma.data() + i * C_);
       axpy(C_, t, gamma_ + i * C_, weighted_.data());

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from gpu_marks import GPU_MARKS
+from ops_cases import opcheck
 from rounding import Rounded
 from rounding import gdn as bound_gdn
 from rounding import gdn_backward as bound_gdn_backward
@@ -233,8 +234,8 @@ def test_opcheck(dtype: torch.dtype, layout: str) -> None:
     x, beta, gamma, grad = make((2, 5, 4, 3), dtype)
     x, grad = laid_out(x, layout), laid_out(grad, layout)
     parameters = [beta.cuda().requires_grad_(), gamma.cuda().requires_grad_()]
-    torch.library.opcheck(torch.ops.meon_ext.gdn.default, (x.requires_grad_(), *parameters))
-    torch.library.opcheck(torch.ops.meon_ext.gdn_backward.default, (grad.requires_grad_(), x, *parameters))
+    opcheck(torch.ops.meon_ext.gdn.default, (x.requires_grad_(), *parameters))
+    opcheck(torch.ops.meon_ext.gdn_backward.default, (grad.requires_grad_(), x, *parameters))
 
 
 @pytest.mark.parametrize("channels", [3, 66])

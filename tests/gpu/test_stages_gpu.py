@@ -13,7 +13,7 @@ import pytest
 import rounding
 import torch
 from gpu_marks import GPU_MARKS
-from ops_cases import ConvCase, image_and_boxes, leaves, run
+from ops_cases import ConvCase, image_and_boxes, leaves, opcheck, run
 from torch import Tensor
 
 from meon_ext import MEON, ops, reference
@@ -294,12 +294,12 @@ def test_opcheck(dtype: torch.dtype) -> None:
     x, *parameters = on_device(inputs)
     sizes = ([2, 2], [2, 2], 2)
     for op in (torch.ops.meon_ext.conv_gdn_pool, torch.ops.meon_ext.conv_gdn_pool_train):
-        torch.library.opcheck(op.default, (x, *parameters, *sizes))
+        opcheck(op.default, (x, *parameters, *sizes))
     backward = torch.ops.meon_ext.conv_gdn_pool_backward.default
-    torch.library.opcheck(backward, (grad.to(DEVICE), x, *parameters, *sizes, True))
+    opcheck(backward, (grad.to(DEVICE), x, *parameters, *sizes, True))
     image, boxes = (t.to(DEVICE) for t in image_and_boxes(torch.Generator().manual_seed(0), 3))
     _, *parameters = on_device(make(stage(0, 0, 13, 13), dtype)[0])
-    torch.library.opcheck(torch.ops.meon_ext.crop_conv_gdn_pool.default, (image, boxes, *parameters, [13, 13], *sizes))
+    opcheck(torch.ops.meon_ext.crop_conv_gdn_pool.default, (image, boxes, *parameters, [13, 13], *sizes))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

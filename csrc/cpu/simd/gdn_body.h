@@ -381,9 +381,9 @@ void gdn_backward(const GdnBackwardTiles<T>& a) {
       for (int64_t i = 0; i < vectors * W; i += W) {
         const int64_t at = c * kGdnTile + i;
         const V r = V::load(root + at);
-        // x r first: it stays bounded where x is huge, and so does r^2.
+        // x r first: it stays bounded where x is huge. Then r twice: r^2 leaves the range where the norm is subnormal.
         const V gxr = V::mul(V::load(grad + at), V::mul(V::load(x + at), r));
-        V::store(t + at, V::mul(V::mul(V::set1(T(-0.5)), gxr), V::mul(r, r)));
+        V::store(t + at, V::mul(V::mul(V::mul(V::set1(T(-0.5)), gxr), r), r));
       }
     }
     clear(C, kGdnTile, count, vectors * W, t);

@@ -87,7 +87,8 @@ void gdn_row_backward(const GdnRowBackward& a) {
 #pragma GCC unroll 4
       for (int p = 0; p < 4; ++p) {
         const V d = routed[p], root = V::load(r[p][c]);
-        const V t = V::mul(V::mul(V::set1(-0.5f), V::mul(d, V::load(y[p][c]))), V::mul(root, root));
+        // The root twice: its square leaves the range where the norm is subnormal.
+        const V t = V::mul(V::mul(V::mul(V::set1(-0.5f), V::mul(d, V::load(y[p][c]))), root), root);
         // Where nothing comes in, nothing goes on, not even 0 times infinity.
         const V used = V::keep(V::nonzero(d), t);
         V::store(a.t + p * plane + c * a.columns + column, used);
