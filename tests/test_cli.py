@@ -274,6 +274,22 @@ def test_output_file_of_a_table_is_not_cut(folder: Path, run: Run, monkeypatch: 
     assert str(folder / "img2.png") in (folder / "rows.txt").read_text()
 
 
+@posix
+def test_the_list_on_stdin_is_not_overwritten(folder: Path, model: str) -> None:
+    """It would be read without end, as rows were added to it."""
+    for name in ("list.csv", "other.csv"):
+        (folder / "list.csv").write_text("img2.png\n")
+        with (folder / "list.csv").open("rb") as stdin:
+            command = [sys.executable, "-m", "meon_ext.cli", "score", "-", "-o", name, "--model", model]
+            done = subprocess.run(
+                command, cwd=folder, stdin=stdin, capture_output=True, text=True, check=False, timeout=60
+            )
+        same = name == "list.csv"
+        assert done.returncode == (2 if same else 0), done.stderr
+        assert ("-o list.csv: this is the list on stdin; name another file" in done.stderr) is same
+        assert (folder / "list.csv").read_text() == "img2.png\n"
+
+
 def test_output_that_cannot_be_written(folder: Path, run: Run) -> None:
     for place in ("gone/rows.csv", "gone/rows.json", "broken.png/rows.json", str(folder)):
         code, _, err = run("img2.png", "-o", place)

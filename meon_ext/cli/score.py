@@ -56,6 +56,9 @@ def run(arguments: argparse.Namespace) -> int:
     """Score what the arguments name; returns the exit code."""
     if arguments.paths.count("-") > 1:
         raise MeonError("- (the list on stdin) can be given once")
+    if "-" in arguments.paths and arguments.output and _is_stdin(arguments.output):
+        # It would be emptied, and then read what is written to it without end.
+        raise MeonError(f"-o {arguments.output}: this is the list on stdin; name another file")
     scorer = make_scorer(arguments)
     silence_pillow()
     format = format_of(arguments.output, arguments.format)
@@ -87,6 +90,13 @@ def _batches(paths: list[str], separator: bytes) -> Iterator[Iterable[Input]]:
         for names in read_list(sys.stdin.fileno(), separator):
             yield (found for name in names for found in _listed(name))
     yield (found for name in plain for found in expand(name))
+
+
+def _is_stdin(path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(sys.stdin.fileno()), os.stat(path))  # noqa: PTH116  beside fstat
+    except (OSError, ValueError):  # not there yet, or no file
+        return False
 
 
 def _listed(name: str) -> Iterable[Input]:
