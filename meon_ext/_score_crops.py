@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from meon_ext import _native
+from meon_ext._tangents import has_tangent
 from meon_ext.errors import NativeError
 from meon_ext.weights_io import CROP_SIZE, Architecture
 
@@ -101,7 +102,7 @@ def score_crops(image_u8: Tensor, plan: CropPlan, parameters: Mapping[str, Tenso
     values = ordered_parameters(parameters, device)
     if any(t.device != device or t.dtype != torch.int32 for axis in plan for t in axis):
         raise ValueError(f"plan must be int32 on {device}, where image_u8 is; use crop_plan(rows, columns, {device})")
-    if torch.is_grad_enabled() and any(t.requires_grad for t in values):
+    if (torch.is_grad_enabled() and any(t.requires_grad for t in values)) or has_tangent(*values):
         raise ValueError("score_crops has no gradient; call it under torch.no_grad(), or MEON.forward_crops for one")
     if device.type not in ("cpu", "cuda", "meta"):
         raise ValueError(f"score_crops does not run on {device.type}; move the tensors to the CPU")

@@ -24,10 +24,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from meon_ext import _native, reference
 from meon_ext._score_crops import CropPlan, crop_plan, score_crops
+from meon_ext._tangents import has_tangent
 from meon_ext.errors import NativeError
 
 __all__ = ["CropPlan", "conv_gdn_pool", "crop_conv_gdn_pool", "crop_plan", "extract_crops", "gdn", "score_crops"]
@@ -174,14 +174,6 @@ def _has_native_stage(weight: Tensor, sides: Sequence[int], stride: list[int], p
     return any(tuple(weight.shape) == shape and stride == [s, s] and padding == [p, p] for shape, s, p in _CUDA_STAGES)
 
 
-def _has_tangent(*tensors: Tensor) -> bool:
-    """Whether forward-mode differentiation is under way and comes through one of these. torch.library's formulas are of
-    reverse mode alone, and an op of it would drop the tangent without a word."""
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
-        return False
-    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]
-
-
 def _is_casting(device: str) -> bool:
     return device in ("cpu", "cuda") and torch.is_autocast_enabled(device)
 
@@ -227,7 +219,7 @@ def gdn(x: Tensor, beta: Tensor, gamma: Tensor) -> Tensor:
         raise ValueError(f"x has shape {_shape(x)}; it must be (N, C, H, W) or (N, C)")
     _check_gdn_parameters(beta, gamma, x.shape[1], "channel")
     _check_device("gdn", x.device)
-    if _has_tangent(x, beta, gamma):
+    if has_tangent(x, beta, gamma):
         return _in_float32(reference.gdn, x, beta, gamma)
     return _OPS.gdn(x, beta, gamma)  # type: ignore[no-any-return]
 
@@ -274,7 +266,7 @@ def conv_gdn_pool(
     _pooled_size(x.shape[2], x.shape[3], weight, strides, paddings, pool)
     _check_device("conv_gdn_pool", x.device)
     arguments = (x, weight, bias, beta, gamma, strides, paddings, pool)
-    if _has_tangent(x, weight, bias, beta, gamma):
+    if has_tangent(x, weight, bias, beta, gamma):
         return _in_float32(reference.conv_gdn_pool, *arguments)
     if not _has_native_stage(weight, x.shape[2:], strides, paddings, pool):
         return _in_float32(_library_stage, *arguments)
@@ -328,7 +320,7 @@ def extract_crops(image: Tensor, size: int = 256, stride: int = 128, *, dtype: t
             f"ask for a smaller size"
         )
     _check_device("extract_crops", image.device)
-    if _has_tangent(image):
+    if has_tangent(image):
         return reference.extract_crops(image, size, stride, dtype=dtype)
     # A stride past the image means one that reaches its end; the kernels multiply it by an index.
     stride = min(stride, 1 << 30)
@@ -408,7 +400,7 @@ def crop_conv_gdn_pool(
     boxes = boxes.to(image_u8.device)
     native = image_u8.shape[2] == 3 or image_u8.device.type in _NATIVE_DEVICES
     native = native and _has_native_stage(weight, sides, strides, paddings, pool)
-    if not native or _has_tangent(weight, bias, beta, gamma):
+    if not native or has_tangent(weight, bias, beta, gamma):
         crops = _gather_crops(image_u8, boxes, sides, weight.dtype)
         return conv_gdn_pool(crops, weight, bias, beta, gamma, strides, paddings, pool)
     arguments = (image_u8, boxes, weight, bias, beta, gamma, sides, strides, paddings, pool)

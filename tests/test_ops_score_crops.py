@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from meon_ext import MEON, _core, _score_crops, ops
 from meon_ext.errors import NativeError
@@ -84,8 +85,12 @@ def test_torch_compile() -> None:
         assert torch.equal(got, want)
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # of forward mode itself
 def test_no_gradient_is_said_to_be_one() -> None:
     wanting = {name: t.clone().requires_grad_() for name, t in PARAMETERS.items()}
+    with forward_ad.dual_level(), torch.no_grad(), pytest.raises(ValueError, match="no gradient"):
+        duals = {name: forward_ad.make_dual(t, torch.ones_like(t)) for name, t in PARAMETERS.items()}
+        ops.score_crops(images(), PLAN, duals)
     with pytest.raises(ValueError, match=r"no gradient.*no_grad"):
         ops.score_crops(images(), PLAN, wanting)
     with torch.no_grad():
