@@ -297,7 +297,7 @@ def distort(image: NDArray[np.uint8], type: str, level: float, *, seed: int = 0)
     image: uint8 (H, W, 3), RGB, of any size from 1 x 1; it is left as it is. type: a name in ``TYPES``.
     level: 1 (slight) to 5 (severe); a fraction, from 0.5 on, lies between. seed: 0 or more.
     Returns a new uint8 array of the same shape, the same whenever image, type, level and seed are (for types that
-    Pillow codes: with the same Pillow).
+    Pillow codes: with the same Pillow; on another kind of processor a few samples of some types may differ by 1).
     Raises ImageError for another kind of image, DistortionError for the rest, where Pillow lacks the codec, and where
     the codec takes no picture of this size.
     """
