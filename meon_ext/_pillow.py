@@ -56,6 +56,8 @@ _KEYED_MODES = frozenset({"1", "L", "P", "RGB"})  # modes in which one colour (o
 _SIXTEEN_BIT_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N"})
 # A PNG gives its transparent grey in the file's own depth, Pillow the pixels in 0..255.
 _PNG_GREY_SCALE = {"1": 255, "L;2": 85, "L;4": 17}
+_TIFF_TILE_WIDTH, _TIFF_TILE_LENGTH = 322, 323
+_SCALED_KEY = "_meon_ext_transparent_key"
 
 _bomb_lock = threading.Lock()
 _bomb_depth = 0
@@ -109,7 +111,24 @@ def open_file(file: IO[bytes], name: str, max_pixels: int) -> Image.Image:
     with _guarded(name, max_pixels):
         image = _open_common(file) or _open_any(file)
     check_pixels(image.width, image.height, name, max_pixels)
+    if tile := _tiff_tile(image):
+        # The decoder holds a tile whole, and a tile may be larger than the picture.
+        check_pixels(*tile, f"{name}: a tile of it", max_pixels)
     return image
+
+
+def tile_pixels(image: Image.Image) -> int:
+    """How many pixels the decoder of an open image holds beside the picture; 0 for formats without tiles."""
+    width, height = _tiff_tile(image) or (0, 0)
+    return width * height
+
+
+def _tiff_tile(image: Image.Image) -> tuple[int, int] | None:
+    tags = getattr(image, "tag_v2", None)
+    try:
+        return int(tags[_TIFF_TILE_WIDTH]), int(tags[_TIFF_TILE_LENGTH])  # type: ignore[index]
+    except (KeyError, TypeError, ValueError):  # no TIFF, or one of strips
+        return None
 
 
 def _open_common(file: IO[bytes]) -> Image.Image | None:
@@ -165,17 +184,20 @@ def decode(image: Image.Image, name: str, max_pixels: int) -> NDArray[np.uint8]:
 def _transparent_key(image: Image.Image) -> Any:
     """The colour or palette entry that is transparent, in the scale of Pillow's pixels; None if there is none.
 
-    To be asked before ``load``, which forgets the depth in the file.
+    To be asked before ``load``, which forgets the depth in a PNG file; a key that is scaled stays with the image, so
+    that it may be asked again.
     """
     key = image.info.get("transparency")
-    tile = getattr(image, "tile", None)
-    if image.format == "PNG" and tile:
+    if image.format != "PNG" or key is None:
+        return key
+    if tile := getattr(image, "tile", None):
         raw_mode = tile[0][3]
         if isinstance(key, int) and raw_mode in _PNG_GREY_SCALE:
-            return key * _PNG_GREY_SCALE[raw_mode]
-        if isinstance(key, tuple) and raw_mode == "RGB;16B":
-            return tuple(value >> 8 for value in key)
-    return key
+            key *= _PNG_GREY_SCALE[raw_mode]
+        elif isinstance(key, tuple) and raw_mode == "RGB;16B":
+            key = tuple(value >> 8 for value in key)
+        setattr(image, _SCALED_KEY, key)
+    return getattr(image, _SCALED_KEY, key)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -75,7 +75,7 @@ class LoadedImage:
 class PendingImage:
     """A picture whose size is known and whose pixels are still to be decoded.
 
-    pixels: how many pixels it has.
+    pixels: how many pixels it takes in memory.
     decode: returns the LoadedImage or raises ImageError; may run in another thread, once. It closes the file.
     close: closes the file of a picture that is not going to be decoded.
     """
@@ -149,7 +149,7 @@ def _pending_file(opener: Callable[[], IO[bytes]], name: str, limit: int) -> Pen
     file = opener()
     try:
         image = _pillow.open_file(file, name, limit)
-        _check_min_side(image.width, image.height, name)
+        _check_sides(image.width, image.height, name, limit)
     except BaseException:
         file.close()
         raise
@@ -160,7 +160,7 @@ def _pending_file(opener: Callable[[], IO[bytes]], name: str, limit: int) -> Pen
             pixels = _pillow.decode(image, name, limit)
         return _finish(pixels, name)
 
-    return PendingImage(image.width * image.height, decode, file.close)
+    return PendingImage(_in_memory(image), decode, file.close)
 
 
 def _pending_pil(image: Any, name: str, limit: int) -> PendingImage:
@@ -174,8 +174,8 @@ def _pending_pil(image: Any, name: str, limit: int) -> PendingImage:
         )
     name = os.fsdecode(getattr(image, "filename", "") or name)
     _pillow.check_pixels(image.width, image.height, name, limit)
-    _check_min_side(image.width, image.height, name)
-    return PendingImage(image.width * image.height, lambda: _finish(_pillow.decode(image, name, limit), name))
+    _check_sides(image.width, image.height, name, limit)
+    return PendingImage(_in_memory(image), lambda: _finish(_pillow.decode(image, name, limit), name))
 
 
 def _pending_array(array: NDArray[Any], data_range: float | None, name: str, limit: int) -> PendingImage:
@@ -183,6 +183,8 @@ def _pending_array(array: NDArray[Any], data_range: float | None, name: str, lim
 
     if array.ndim >= 2:
         _pillow.check_pixels(array.shape[1], array.shape[0], name, limit)
+    if array.ndim >= 2 and min(array.shape[:2]) >= MIN_SIDE:  # others are refused below, for what they are
+        _check_sides(array.shape[1], array.shape[0], name, limit)
     return PendingImage(array.size, lambda: _finish(_arrays.array_to_rgb(array, data_range, name), name))
 
 
@@ -192,7 +194,12 @@ def _finish(pixels: NDArray[np.uint8], name: str) -> LoadedImage:
     padded = min(width, height) < CROP_SIDE
     if padded:
         rows, columns = _mirrored(height), _mirrored(width)
-        pixels = np.ascontiguousarray(pixels[rows[:, None], columns])
+        try:
+            pixels = np.ascontiguousarray(pixels[rows[:, None], columns])
+        except MemoryError as error:
+            raise ImageError(
+                f"{name}: not enough memory to continue it to {CROP_SIDE} pixels; cut it shorter"
+            ) from error
     return LoadedImage(pixels, width, height, padded, name)
 
 
@@ -201,6 +208,29 @@ def _mirrored(length: int) -> NDArray[np.intp]:
     period = 2 * (length - 1)
     place = np.arange(max(length, CROP_SIDE)) % period
     return np.minimum(place, period - place)
+
+
+def _continued(width: int, height: int) -> int:
+    """How many pixels there are once both sides are at least 256."""
+    return max(width, CROP_SIDE) * max(height, CROP_SIDE)
+
+
+def _in_memory(image: Any) -> int:
+    """About how many pixels of an open PIL image are held at once."""
+    from meon_ext import _pillow
+
+    return max(_continued(image.width, image.height), _pillow.tile_pixels(image))
+
+
+def _check_sides(width: int, height: int, name: str, limit: int) -> None:
+    """Before anything is decoded: the least side, and how large the picture is once it is continued to 256."""
+    _check_min_side(width, height, name)
+    whole = _continued(width, height)
+    if whole > max(limit, CROP_SIDE * CROP_SIDE) and whole > width * height:
+        raise ImageError(
+            f"{name}: {width} x {height}, continued to {CROP_SIDE} pixels on the shorter side, is more than the limit "
+            f"of {limit} pixels; cut it shorter, or raise MEON_MAX_PIXELS if the picture is to be trusted"
+        )
 
 
 def _check_min_side(width: int, height: int, name: str) -> None:

@@ -290,6 +290,50 @@ def test_the_list_on_stdin_is_not_overwritten(folder: Path, model: str) -> None:
         assert (folder / "list.csv").read_text() == "img2.png\n"
 
 
+@posix
+def test_what_the_system_refuses_is_a_message(folder: Path, model: str) -> None:
+    """A full disk behind standard output, a name too long, a link to itself, closed descriptors."""
+    (folder / "loop.json").symlink_to("loop.json")
+    (folder / "long.csv").write_text("path,mos\n" + "n" * 300 + ".png,3\n")
+    run = f"{sys.executable} -m meon_ext.cli"
+    for command, said in (
+        (f"{run} score img2.png --model {model} > /dev/full", "No space left"),
+        (f"{run} info > /dev/full", "No space left"),
+        (f"{run} score img2.png --model {model} >&-", "standard output is closed"),
+        (f"{run} score - --model {model} <&-", "standard input is closed"),
+        (f"{run} score img2.png --model {model} -o {'n' * 300}.csv", "File name too long"),
+        (f"{run} score img2.png --model {model} -o loop.json", "cannot be written"),
+        (f"{run} distort img2.png --type jpeg --level 1 -o {'n' * 300}.png", "File name too long"),
+        (f"{run} eval csv --root long.csv --model {model}", "File name too long"),
+    ):
+        done = subprocess.run(
+            ["/bin/sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert done.returncode == 2 and said in done.stderr, (command, done.stderr)
+        assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, command
+
+
+def test_a_temporary_file_left_behind_is_in_nobody_s_way(folder: Path, run: Run) -> None:
+    """In a container every run has the same process number."""
+    left = folder / f".rows.json.{os.getpid()}.tmp"
+    left.touch()
+    code, _, _ = run("img2.png", "-o", "rows.json")
+    assert code == 0 and json.loads((folder / "rows.json").read_text())
+    assert left.exists() and {path.name for path in folder.glob("*.tmp")} <= {left.name}
+
+
+@posix
+def test_deep_folders(folder: Path, run: Run) -> None:
+    deep = "deep/" + "d/" * 1100
+    subprocess.run(["mkdir", "-p", deep], check=True)
+    try:
+        picture(deep + "in.png")
+        code, out, _ = run("deep", "--format", "jsonl")
+    finally:
+        subprocess.run(["rm", "-rf", "deep"], check=True)  # shutil.rmtree goes no deeper than Python's own stack
+    assert code == 0 and [json.loads(line)["path"] for line in out.splitlines()] == [deep + "in.png"]
+
+
 def test_output_that_cannot_be_written(folder: Path, run: Run) -> None:
     for place in ("gone/rows.csv", "gone/rows.json", "broken.png/rows.json", str(folder)):
         code, _, err = run("img2.png", "-o", place)

@@ -107,6 +107,13 @@ def test_wrong_use(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png"]
 
 
+def test_more_pixels_than_the_format_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Image.fromarray(np.zeros((64, 17000, 3), np.uint8)).save(tmp_path / "wide.png")
+    arguments = ["distort", str(tmp_path / "wide.png"), "--type", "mean_shift", "--level", "1"]
+    assert main([*arguments, "-o", str(tmp_path / "wide.webp")]) == 2
+    assert "choose another format" in capsys.readouterr().err
+
+
 def test_the_picture_itself_is_not_overwritten(picture: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = picture.read_bytes()
     assert main(["distort", str(picture), "--type", "jpeg", "--level", "1", "-o", str(picture)]) == 2

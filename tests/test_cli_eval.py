@@ -170,6 +170,35 @@ def test_pictures_that_cannot_be_scored(run: Run, tmp_path: Path, mine: Path) ->
     assert len(json.loads(out)["errors"]) == json.loads(out)["failed"] == 7
 
 
+def test_problems_of_a_set_are_a_line_each(run: Run, tmp_path: Path) -> None:
+    made.table(tmp_path / "x.csv", ("name", "mos"), [(f"gone{i}.png", i) for i in range(3)])
+    code, out, err = run("csv", "--root", tmp_path / "x.csv")
+    assert (code, out) == (2, "")
+    assert [line.split()[0] for line in err.splitlines()[1:4]] == ["line"] * 3 and "\\n" not in err
+
+
+def test_an_older_result_stays_until_there_is_a_new_one(run: Run, tmp_path: Path, mine: Path) -> None:
+    result = tmp_path / "result.csv"
+    result.write_text("old\n")
+    (tmp_path / "empty").mkdir()
+    assert run("folder", "--root", mine.parent, "-o", result)[0] == 2
+    assert result.read_text() == "old\n"
+    assert run("csv", "--root", mine, "-o", result)[0] == 0
+    assert result.read_text().startswith("part,pictures")
+
+
+def test_a_result_takes_no_place_of_what_it_is_made_from(run: Run, tmp_path: Path, mine: Path) -> None:
+    before = mine.read_bytes()
+    for options, said in (
+        (("--scores", tmp_path / "s.csv", "-o", tmp_path / "s.csv"), "is the file of --scores"),
+        (("-o", mine), "is the data set's own file"),
+        (("--scores", mine), "is the data set's own file"),
+    ):
+        code, out, err = run("csv", "--root", mine, *options)
+        assert (code, out) == (2, "") and said in err
+    assert mine.read_bytes() == before and not (tmp_path / "s.csv").exists()
+
+
 def test_a_broken_set_is_told_before_anything_is_computed(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

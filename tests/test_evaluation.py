@@ -26,6 +26,7 @@ from meon_ext.evaluation import (
     waterloo_identity,
     waterloo_tests,
 )
+from meon_ext.evaluation._predictions import content_of, key_of
 from meon_ext.scoring import Scorer
 from meon_ext.weights_io import untrained_weights
 
@@ -245,9 +246,61 @@ def test_a_picture_that_changed_is_scored_again(folder: Dataset, scorer: Scorer,
         predict(counting, folder, file)  # type: ignore[arg-type]
     assert counting.count == 2  # and the broken one
     with ScoreFile(tmp_path / "scores.csv", IDENTITY) as file:  # the later row counts
-        assert file.get("0, 1.png", folder.records[0].path.stat().st_size) == Prediction.of(
+        assert file.get("0, 1.png", content_of(folder.records[0].path)) == Prediction.of(
             scorer.score(folder.records[0].path)
         )
+
+
+def test_another_picture_of_the_same_size_is_scored(scorer: Scorer, tmp_path: Path) -> None:
+    """Uncompressed files of equal pictures' sizes are equally long; another set may have the same names, too."""
+    qualities = []
+    for seed in (0, 1):
+        (tmp_path / str(seed)).mkdir()
+        pixels = np.random.default_rng(seed).integers(0, 256, (256, 256, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / str(seed) / "a.bmp")
+        with ScoreFile(tmp_path / "scores.csv", IDENTITY) as file:
+            (found,) = predict(scorer, load_dataset("folder", tmp_path / str(seed)), file)
+        assert isinstance(found, Prediction)
+        assert found.quality == scorer.score(pixels).quality
+        qualities.append(found.quality)
+    assert qualities[0] != qualities[1]
+
+
+def test_names_that_a_line_of_csv_would_lose(scorer: Scorer, tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+    for name in ("cr\rlf\n.png", " lead.png", "\t.png", 'a,b".png'):
+        picture(tmp_path / "set" / name, 3)
+    dataset = load_dataset("folder", tmp_path / "set")
+    keys = {key_of(dataset, record) for record in dataset.records}
+    assert key_of(dataset, Record(tmp_path / "set" / "  both .png ")) == r"\x20\x20both .png\x20"
+    assert len(keys) == len(dataset) and all(key.isprintable() and key == key.strip() for key in keys)
+    for count in (len(dataset), 0):
+        counting = Counting(scorer)
+        with ScoreFile(tmp_path / "scores.csv", IDENTITY) as file:
+            predict(counting, dataset, file)  # type: ignore[arg-type]
+        assert counting.count == count
+
+
+@pytest.mark.parametrize(
+    "data", [b"\xff\xd8\xff\n\x00\n\x01", b"one\ntwo", b"[1, 2, 3]", b"# sha256: 5a\n", b"path,content\n"]
+)
+def test_another_program_s_file_is_left_alone(data: bytes, tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(data)
+    with pytest.raises(MeonError, match="not a file of scores that this program wrote"):
+        ScoreFile(tmp_path / "file", IDENTITY)
+    assert (tmp_path / "file").read_bytes() == data
+    with pytest.raises(MeonError, match="is no regular file"):
+        ScoreFile(tmp_path, IDENTITY)
+
+
+def test_a_head_that_was_cut_short_is_written_again(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    ScoreFile(path, IDENTITY).__exit__(None, None, None)
+    head = path.read_bytes()
+    for length in (0, 1, len(head) // 2, len(head) - 1, len(head)):
+        path.write_bytes(head[:length])
+        ScoreFile(path, IDENTITY).__exit__(None, None, None)
+        assert path.read_bytes() == head
 
 
 def test_the_set_may_be_moved_and_names_may_be_no_text(folder: Dataset, scorer: Scorer, tmp_path: Path) -> None:
@@ -269,10 +322,10 @@ def test_the_set_may_be_moved_and_names_may_be_no_text(folder: Dataset, scorer: 
         ("# sha256: 5a", "# sha256: 5b", "was made with sha256 5b, this run has 5a"),
         ("# pool: mean", "# pool: min", "was made with pool min, this run has mean"),
         ("# stride: 128\n", "", "was made with stride None"),
-        ("bytes,quality", "size,quality", "is not a file of scores that this program wrote"),
+        ("content,quality", "size,quality", "is not a file of scores that this program wrote"),
         (",50.0,", ",fifty,", "line 6 is damaged"),
         (",50.0,", ",nan,", "line 6 is damaged"),
-        (",7,", ",-7,", "line 6 is damaged"),
+        (",7-0000abcd,", ",-7-0000abcd,", "line 6 is damaged"),
         ('{""jpeg"": 1.0}', "[1]", "line 6 is damaged"),
         ('{""jpeg"": 1.0}', '{""jpeg"": NaN}', "line 6 is damaged"),
         ('{""jpeg"": 1.0}', "{", "line 6 is damaged"),
@@ -282,10 +335,10 @@ def test_the_set_may_be_moved_and_names_may_be_no_text(folder: Dataset, scorer: 
 def test_files_of_scores_that_do_not_fit(old: str, new: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / "scores.csv"
     with ScoreFile(path, IDENTITY) as file:
-        file.add("a.png", 7, Prediction(50.0, 49.5, "jpeg", {"jpeg": 1.0}))
+        file.add("a.png", "7-0000abcd", Prediction(50.0, 49.5, "jpeg", {"jpeg": 1.0}))
     with ScoreFile(path, IDENTITY | {"model": "renamed"}) as file:
-        assert file.get("a.png", 7) == Prediction(50.0, 49.5, "jpeg", {"jpeg": 1.0})
-        assert file.get("a.png", 8) is None
+        assert file.get("a.png", "7-0000abcd") == Prediction(50.0, 49.5, "jpeg", {"jpeg": 1.0})
+        assert file.get("a.png", "7-0000abce") is None
     text = path.read_text()
     assert old in text
     path.write_text(text.replace(old, new))

@@ -325,6 +325,9 @@ def test_transparent_grey_of_every_depth(depth: int, key: int) -> None:
     pixels = load_image(raw_png(SIDE, SIDE, depth, 0, rows, struct.pack(">H", key))).pixels
     grey = values * (255 // top)
     np.testing.assert_array_equal(pixels[..., 1], np.where(values == key, 255, grey))
+    with Image.open(io.BytesIO(raw_png(SIDE, SIDE, depth, 0, rows, struct.pack(">H", key)))) as image:
+        for _ in range(2):  # the first time the file's depth is forgotten
+            np.testing.assert_array_equal(load_image(image).pixels, pixels)
 
 
 def test_transparent_colour() -> None:
@@ -378,6 +381,39 @@ def tiff(values: NDArray[np.uint16], bits: int, photometric: int) -> bytes:
     return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + directory + struct.pack("<I", 0)
 
 
+def test_a_tile_counts_for_what_it_holds() -> None:
+    """Larger than the picture it belongs to: the decoder holds it whole."""
+    tile = zlib.compress(bytes(5000 * 4000), 1)
+    entries = [(256, 64), (257, 64), (258, 8), (259, 8), (262, 1), (277, 1), (322, 5000), (323, 4000), (324, 8)]
+    entries.append((325, len(tile)))
+    directory = struct.pack("<H", len(entries)) + b"".join(struct.pack("<HHII", tag, 4, 1, v) for tag, v in entries)
+    tiled = b"II*\0" + struct.pack("<I", 8 + len(tile)) + tile + directory + struct.pack("<I", 0)
+    assert (load_image(tiled).pixels == 0).all()
+    with pytest.raises(ImageError, match="a tile of it: 5000 x 4000 is more than the limit of 1000000"):
+        load_image(tiled, max_pixels=1_000_000)
+    assert open_image(tiled, max_pixels=20_000_000).pixels == 20_000_000
+
+
+@pytest.mark.parametrize("shape", [(32, 5000), (5000, 32)])
+def test_a_narrow_picture_counts_as_it_is_continued(shape: tuple[int, int]) -> None:
+    pixels = rgb(*shape)
+    for picture in (pixels, png(pixels), Image.fromarray(pixels)):
+        with pytest.raises(ImageError, match="continued to 256 pixels on the shorter side, is more than the limit of"):
+            load_image(picture, max_pixels=256 * 5000 - 1)
+        assert load_image(picture, max_pixels=256 * 5000).pixels.size == 3 * 256 * 5000
+    assert open_image(png(pixels)).pixels == 256 * 5000
+
+
+def test_no_memory_for_the_continued_picture_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: object) -> None:
+        raise MemoryError
+
+    pending = open_image(png(rgb(40, 300)))
+    monkeypatch.setattr(np, "ascontiguousarray", none)
+    with pytest.raises(ImageError, match="not enough memory to continue it to 256"):
+        pending.decode()
+
+
 def test_twelve_bit_and_inverted_tiff() -> None:
     values = (np.arange(SIDE * SIDE).reshape(SIDE, SIDE) % 4096).astype(np.uint16)
     expected = np.floor(values / 4095 * 255 + 0.5)
@@ -403,6 +439,9 @@ def test_sixteen_bit_transparent_colour() -> None:
     pixels = load_image(raw_png(SIDE, SIDE, 16, 2, raw_rows(values), key)).pixels
     assert (pixels[:, :100] == 0x12).all()
     assert (pixels[:, 100:] == 255).all()
+    with Image.open(io.BytesIO(raw_png(SIDE, SIDE, 16, 2, raw_rows(values), key))) as image:
+        for _ in range(2):
+            np.testing.assert_array_equal(load_image(image).pixels, pixels)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])

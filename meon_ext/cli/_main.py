@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -32,18 +34,35 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except MeonError as error:
-        print(f"meon {arguments.command}: error: {printable(str(error))}", file=sys.stderr)
+        _say(arguments.command, str(error))
         return _EXIT_USAGE
     except KeyboardInterrupt:
         return _EXIT_INTERRUPTED
     except BrokenPipeError:
         # Nobody reads on. What is still buffered would fail again, with a traceback, when Python closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return _EXIT_BROKEN_PIPE
+    except OSError as error:  # a full disk behind standard output, a name that is too long
+        _say(arguments.command, f"{error.filename or 'standard output'}: {error.strerror or error}")
+        if error.filename is None:
+            _drop_output()
+        return _EXIT_USAGE
+
+
+def _say(command: str, message: str) -> None:
+    lines = "\n".join(map(printable, message.split("\n")))  # a data set's problems are a line each
+    print(f"meon {command}: error: {lines}", file=sys.stderr)
+
+
+def _drop_output() -> None:
+    with contextlib.suppress(AttributeError, io.UnsupportedOperation):  # closed, or no file beneath
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def console() -> int:
     """``main`` as a process of its own, which ends with it."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
     code = main()
     # The interpreter would look through all objects for cycles before it ends, for longer than many pictures take.
     # Every command has closed its files by now, so only memory is left, which the system takes back.

@@ -48,8 +48,10 @@ def make_scorer(arguments: argparse.Namespace) -> Scorer:
             pool=arguments.pool,
             threads=arguments.threads,
         )
-    except ValueError as error:
-        raise MeonError(str(error)) from error
+    except (ValueError, RuntimeError) as error:  # the latter: a device that torch does not know
+        if isinstance(error, MeonError):
+            raise
+        raise MeonError(str(error).partition("\n")[0]) from error
 
 
 def silence_pillow() -> None:

@@ -39,11 +39,11 @@ def format_of(path: str | None, given: str | None) -> str:
 
 
 @contextlib.contextmanager
-def open_sink(path: str | None, format: str) -> Iterator[Sink]:
+def open_sink(path: str | None, format: str, *, whole: bool = False) -> Iterator[Sink]:
     """Standard output for None, else the file.
 
     JSON lines and CSV go straight to the file, so that rows are there as they are made, whatever happens. A table or a
-    JSON array is written beside it and put in its place at the end.
+    JSON array, and with ``whole`` any, is written beside it and put in its place at the end.
     Raises MeonError when the file cannot be written.
     """
     if path is None:
@@ -51,14 +51,19 @@ def open_sink(path: str | None, format: str) -> Iterator[Sink]:
         return
     if is_image_name(path):
         raise MeonError(f"-o {path}: this is a picture's name; name a .csv, .jsonl or .json file")
-    target = Path(path)
-    special = target.exists() and not target.is_file()  # a device or pipe: written to, never replaced
-    if special or format in ("jsonl", "csv"):
+    try:
+        target = Path(path)
+        special = target.exists() and not target.is_file()  # a device or pipe: written to, never replaced
+        if not special:
+            target = target.resolve()  # a link stays a link
+    except (OSError, RuntimeError) as error:  # a name that is too long, a link to itself
+        raise _unwritable(path, error) from error
+    if special or (format in ("jsonl", "csv") and not whole):
         with _opened(target, "wb", path) as file:
             yield Sink(_writer(file, path))
         return
-    target = target.resolve()  # a link stays a link
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    # Not by the process's number: in a container that is the same in every run.
+    temporary = target.with_name(f".{target.name[:64]}.{os.urandom(8).hex()}.tmp")
     file = _opened(temporary, "xb", path)
     try:
         with file:
@@ -83,18 +88,23 @@ def _writer(file: FileIO, path: str) -> Write:
         try:
             while data:
                 data = data[file.write(data) :]
+        except BrokenPipeError:  # -o /dev/stdout, and nobody reads on
+            raise
         except OSError as error:
             raise _unwritable(path, error) from error
 
     return write
 
 
-def _unwritable(path: str, error: OSError) -> MeonError:
-    return MeonError(f"-o {path}: cannot be written ({error.strerror or error}); choose another place")
+def _unwritable(path: str, error: OSError | RuntimeError) -> MeonError:
+    reason = getattr(error, "strerror", None) or error
+    return MeonError(f"-o {path}: cannot be written ({reason}); choose another place")
 
 
 def _standard_output() -> Sink:
     stream = sys.stdout
+    if stream is None:  # its descriptor was closed before the process began
+        raise MeonError("standard output is closed; open it, or name a file with -o")
     stream.flush()
     encoding = stream.encoding or "utf-8"
     buffer = getattr(stream, "buffer", None)

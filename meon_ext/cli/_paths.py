@@ -40,20 +40,22 @@ def _in_folder(folder: str) -> Iterator[Input]:
 
 def _walk(folder: str) -> Iterator[Input]:
     """The folder's own pictures, then those of its folders, each in natural order; hidden names are passed over."""
-    try:
-        with os.scandir(folder) as listing:
-            entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
-    except OSError as error:
-        yield Input(folder, f"{folder}: the folder cannot be listed ({error.strerror}); check its mode and owner")
-        return
-    folders = []
-    for entry in entries:
-        if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead back here
-            folders.append(entry.path)
-        elif is_image_name(entry.name):
-            yield Input(entry.path)
-    for inner in folders:
-        yield from _walk(inner)
+    left = [folder]
+    while left:  # no recursion, which deep folders would exhaust
+        folder = left.pop()
+        try:
+            with os.scandir(folder) as listing:
+                entries = sorted((e for e in listing if not e.name.startswith(".")), key=lambda e: natural_key(e.name))
+        except OSError as error:
+            yield Input(folder, f"{folder}: the folder cannot be listed ({error.strerror}); check its mode and owner")
+            continue
+        folders = []
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):  # a link to a folder may lead back here
+                folders.append(entry.path)
+            elif is_image_name(entry.name):
+                yield Input(entry.path)
+        left += reversed(folders)
 
 
 def _matching(pattern: str) -> Iterator[Input]:

@@ -107,6 +107,8 @@ def _save(image: Image, path: Path) -> None:
         image.save(path, **_LOSSLESS[path.suffix.lower()])
     except OSError as error:
         raise MeonError(f"{path}: cannot be written ({error.strerror or error}); choose another place") from error
+    except ValueError as error:  # more pixels than the format can hold
+        raise MeonError(f"{path}: cannot be written ({error}); choose another format") from error
 
 
 def contact_sheet(pixels: NDArray[np.uint8], types: list[str], seed: int) -> Image:

@@ -100,14 +100,26 @@ def run(arguments: argparse.Namespace) -> int:
     format = format_of(arguments.output, arguments.format)
     if format not in _FORMATS:
         raise MeonError(f"-o {arguments.output}: an evaluation is written as {', '.join(_FORMATS)}; name --format")
+    _check_apart(arguments)
     dataset = _load(arguments)
     scorer = make_scorer(arguments)
     silence_pillow()
-    with open_sink(arguments.output, format) as sink:
+    with open_sink(arguments.output, format, whole=True) as sink:
         result = (_run_tests if arguments.tests else _run_evaluation)(arguments, dataset, scorer)
         text = {"table": _eval_text.table, "json": _eval_text.json_text, "csv": _eval_text.csv_text}[format](result)
         sink.write(text.encode(sink.encoding if format == "table" else "utf-8", "backslashreplace"))
     return 1 if result["failed"] else 0
+
+
+def _check_apart(arguments: argparse.Namespace) -> None:
+    """The result would take the place of what it is made from."""
+    places = {"--scores": arguments.scores, "-o": arguments.output}
+    named = {name: Path(place).absolute() for name, place in places.items() if place is not None}
+    for name, place in named.items():
+        if place == Path(arguments.root).absolute():
+            raise MeonError(f"{name} {place.name}: is the data set's own file; name another")
+    if len(named) == 2 and len(set(named.values())) == 1:
+        raise MeonError(f"-o {arguments.output}: is the file of --scores; name another")
 
 
 def _load(arguments: argparse.Namespace) -> Dataset:

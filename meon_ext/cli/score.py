@@ -87,6 +87,8 @@ def _batches(paths: list[str], separator: bytes) -> Iterator[Iterable[Input]]:
             continue
         yield (found for name in plain for found in expand(name))
         plain = []
+        if sys.stdin is None:  # its descriptor was closed before the process began
+            raise MeonError("- : standard input is closed; open it, or name the pictures")
         for names in read_list(sys.stdin.fileno(), separator):
             yield (found for name in names for found in _listed(name))
     yield (found for name in plain for found in expand(name))
@@ -95,7 +97,7 @@ def _batches(paths: list[str], separator: bytes) -> Iterator[Iterable[Input]]:
 def _is_stdin(path: str) -> bool:
     try:
         return os.path.samestat(os.fstat(sys.stdin.fileno()), os.stat(path))  # noqa: PTH116  beside fstat
-    except (OSError, ValueError):  # not there yet, or no file
+    except (OSError, ValueError, AttributeError):  # not there yet, no file, or closed
         return False
 
 

@@ -8,6 +8,8 @@ import io
 import json
 import math
 import os
+import re
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +24,12 @@ if TYPE_CHECKING:
     from meon_ext.scoring import Score, Scorer
     from meon_ext.weights_io import WeightsFile
 
-_COLUMNS = ("path", "bytes", "quality", "raw", "distortion", "probabilities", "full_reference")
+_COLUMNS = ("path", "content", "quality", "raw", "distortion", "probabilities", "full_reference")
+# What a file of ours begins with; of another nothing is touched.
+_HEAD = re.compile(rb"(?:# [^\n]*\n)*" + re.escape(",".join(_COLUMNS).encode()) + rb"\n")
+_HEAD_BYTES = 1 << 16
+_CONTENT = re.compile(r"\d+-[0-9a-f]{8}", re.ASCII)
+_END_BYTES = 1 << 16  # of a picture's file, at each end, that its content is told by
 _AHEAD = 4  # pictures decoded in threads while one is scored
 
 
@@ -50,7 +57,7 @@ class ScoreFile:
     """A CSV file of predictions, one row for each picture, each written as soon as it is known.
 
     path: the file; one that is there is gone on with. Comments before its header say which model made it, at which
-        stride and pool. A row is taken only for a picture of the same size in bytes as then.
+        stride and pool. A row is taken only for a picture whose content is as it was then; see ``content_of``.
     identity: what those comments say; see ``identity_of``.
 
     Raises MeonError where the file is none of these, was made in another way, or cannot be written.
@@ -58,18 +65,25 @@ class ScoreFile:
 
     def __init__(self, path: str | os.PathLike[str], identity: Mapping[str, str]) -> None:
         self.path = Path(path)
-        self._rows: dict[str, tuple[int, Prediction]] = {}
+        self._rows: dict[str, tuple[str, Prediction]] = {}
+        head = "".join(f"# {key}: {value}\n" for key, value in identity.items()) + ",".join(_COLUMNS) + "\n"
         try:
+            if self.path.exists() and not self.path.is_file():
+                raise self._unusable("is no regular file")
             self._file = self.path.open("ab", buffering=0)
         except OSError as error:
             raise self._unusable(f"cannot be written ({error.strerror})") from error
         try:
-            self._cut_last_line()
-            if self.path.stat().st_size:
+            with self.path.open("rb") as file:
+                begin = file.read(_HEAD_BYTES)
+            if head.encode().startswith(begin):  # nothing, or all that there was time for
+                os.truncate(self.path, 0)
+                self._write(head)
+            elif _HEAD.match(begin):
+                self._cut_last_line()
                 self._read(identity)
             else:
-                self._write("".join(f"# {key}: {value}\n" for key, value in identity.items()))
-                self._line(_COLUMNS)
+                raise self._unusable("is not a file of scores that this program wrote")
         except BaseException:
             self._file.close()
             raise
@@ -92,18 +106,18 @@ class ScoreFile:
     ) -> None:
         self._file.close()
 
-    def get(self, key: str, size: int) -> Prediction | None:
-        """The prediction for a picture of that many bytes, None if there is none."""
+    def get(self, key: str, content: str) -> Prediction | None:
+        """The prediction for a picture of that content, None if there is none."""
         found = self._rows.get(key)
-        return found[1] if found is not None and found[0] == size else None
+        return found[1] if found is not None and found[0] == content else None
 
-    def add(self, key: str, size: int, prediction: Prediction) -> None:
+    def add(self, key: str, content: str, prediction: Prediction) -> None:
         """Write a row."""
-        self._rows[key] = (size, prediction)
+        self._rows[key] = (content, prediction)
         self._line(
             (
                 key,
-                str(size),
+                content,
                 repr(float(prediction.quality)),
                 repr(float(prediction.raw)),
                 prediction.distortion or "",
@@ -133,7 +147,7 @@ class ScoreFile:
             prediction = _parsed(row.values)
             if prediction is None:
                 raise self._unusable(f"line {row.number} is damaged")
-            self._rows[row.values["path"]] = (int(row.values["bytes"]), prediction)
+            self._rows[row.values["path"]] = (row.values["content"], prediction)
 
     def _line(self, values: Sequence[str]) -> None:
         text = io.StringIO()
@@ -167,7 +181,7 @@ def _parsed(values: Mapping[str, str]) -> Prediction | None:
         probabilities, full_reference = json.loads(values["probabilities"]), json.loads(values["full_reference"])
     except ValueError:
         return None
-    if quality is None or raw is None or not values["bytes"].isdecimal():
+    if quality is None or raw is None or not _CONTENT.fullmatch(values["content"]):
         return None
     if not (_is_numbers(probabilities) and _is_numbers(full_reference)):
         return None
@@ -190,21 +204,22 @@ def predict(
         number of pictures that are done, at the start and after each.
     """
     results: list[Prediction | MeonError | None] = [None] * len(dataset)
-    todo: list[tuple[int, str, int]] = []
+    todo: list[tuple[int, str, str]] = []
     for place, record in enumerate(dataset.records):
-        key, size = key_of(dataset, record), _size(record.path)
+        key, content = key_of(dataset, record), ""
         if file is not None:
-            results[place] = file.get(key, size)
+            content = content_of(record.path)
+            results[place] = file.get(key, content)
         if results[place] is None:
-            todo.append((place, key, size))
+            todo.append((place, key, content))
     done = len(dataset) - len(todo)
     on_progress(done)
     paths = (dataset.records[place].path for place, _, _ in todo)
     outcomes = scorer.score_many(paths, on_error="return", ahead=_AHEAD)
-    for (place, key, size), outcome in zip(todo, outcomes, strict=True):
+    for (place, key, content), outcome in zip(todo, outcomes, strict=True):
         result = outcome if isinstance(outcome, MeonError) else Prediction.of(outcome)
         if file is not None and isinstance(result, Prediction):
-            file.add(key, size, result)
+            file.add(key, content, result)
         results[place] = result
         done += 1
         on_progress(done)
@@ -216,12 +231,22 @@ def key_of(dataset: Dataset, record: Record) -> str:
     path = record.path
     if path.is_relative_to(dataset.root):
         path = path.relative_to(dataset.root)
-    # Bytes of a name that are not UTF-8 as \\udc80 and so on, since the file is UTF-8.
-    return path.as_posix().encode("utf-8", "backslashreplace").decode()
+    # The file is UTF-8, of lines, and blanks at either end of a value are lost in it.
+    name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in path.as_posix())
+    inner = name.strip(" ")
+    before, after = len(name) - len(name.lstrip(" ")), len(name) - len(name.rstrip(" "))
+    return "\\x20" * before + inner + "\\x20" * after
 
 
-def _size(path: Path) -> int:
+def content_of(path: Path) -> str:
+    """What tells a picture's file from another of its name: its size in bytes and a checksum of both ends, since
+    uncompressed pictures of one size have files of one size. Of a file that cannot be read, that it cannot."""
     try:
-        return path.stat().st_size
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            checksum = zlib.crc32(file.read(_END_BYTES))
+            file.seek(max(0, size - _END_BYTES))
+            checksum = zlib.crc32(file.read(_END_BYTES), checksum)
     except OSError:
-        return 0
+        return "unreadable"
+    return f"{size}-{checksum:08x}"

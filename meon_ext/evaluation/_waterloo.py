@@ -23,7 +23,7 @@ from meon_ext._version import __version__
 from meon_ext.datasets import Dataset
 from meon_ext.errors import MeonError
 from meon_ext.evaluation._agreement import without_nan
-from meon_ext.evaluation._predictions import Prediction, ScoreFile, key_of
+from meon_ext.evaluation._predictions import Prediction, ScoreFile, content_of, key_of
 
 if TYPE_CHECKING:
     from meon_ext.scoring import Scorer
@@ -134,8 +134,9 @@ def waterloo_tests(
     rows: dict[str, Prediction] = {}
     todo: list[_Job] = []
     for key, record in zip(keys, dataset.records, strict=True):
-        for job in (_Job(key, record.path, type, seed) for type in (None, *types)):
-            known = {name: file.get(name, job.size) for name in job.names} if file is not None else {}
+        content = content_of(record.path) if file is not None else ""
+        for job in (_Job(key, record.path, content, type, seed) for type in (None, *types)):
+            known = {name: file.get(name, content) for name in job.names} if file is not None else {}
             found = {name: row for name, row in known.items() if row is not None}
             rows.update(found)
             if len(found) < len(job.names):
@@ -153,7 +154,7 @@ def waterloo_tests(
                 failed += 1
                 continue
             if file is not None:
-                file.add(name, job.size, rows[name])
+                file.add(name, job.content, rows[name])
         on_progress(len(rows) + failed, total)
     return _result(keys, rows, types, failed, margin, pair_limit, seed)
 
@@ -166,11 +167,10 @@ def waterloo_identity(scorer: Scorer, seed: int) -> dict[str, str]:
 class _Job:
     """A pristine picture as it is (type None), or with all levels of a type; named as their rows are."""
 
-    def __init__(self, key: str, path: Path, type: str | None, seed: int) -> None:
-        self.path, self.type = path, type
+    def __init__(self, key: str, path: Path, content: str, type: str | None, seed: int) -> None:
+        self.path, self.content, self.type = path, content, type
         self.seed = zlib.crc32(f"{seed} {key}".encode())
         self.names = names_of(key, type)
-        self.size = path.stat().st_size if path.exists() else 0
 
 
 def names_of(key: str, type: str | None) -> list[str]:
