@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Score", "Scorer", "score"]
 
+_STRIDE_LIMIT = 1 << 31  # that of the grid of crops
+
 ModelLike: TypeAlias = "str | os.PathLike[str] | WeightsFile | None"
 
 
@@ -127,8 +129,8 @@ class Scorer:
         batch_size: int | None = None,
         max_pixels: int | None = None,
     ) -> None:
-        if stride < 1:
-            raise ValueError(f"stride must be at least 1 pixel, got {stride}")
+        if not 1 <= stride < _STRIDE_LIMIT:
+            raise ValueError(f"stride must be at least 1 pixel and below 2^31, got {stride}")
         if pool not in POOLS:
             raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
         if threads < 0:

@@ -107,6 +107,15 @@ def test_wrong_use(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["picture.png"]
 
 
+def test_a_limit_that_is_no_number(
+    picture: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEON_MAX_PIXELS", "many")
+    arguments = ["distort", str(picture), "--type", "jpeg", "--level", "1", "-o", str(tmp_path / "out.png")]
+    assert main(arguments) == 2
+    assert "MEON_MAX_PIXELS must be a positive whole number" in capsys.readouterr().err
+
+
 def test_more_pixels_than_the_format_holds(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Image.fromarray(np.zeros((64, 17000, 3), np.uint8)).save(tmp_path / "wide.png")
     arguments = ["distort", str(tmp_path / "wide.png"), "--type", "mean_shift", "--level", "1"]

@@ -110,6 +110,13 @@ def test_folder(tmp_path: Path) -> None:
     assert {r.distortion for r in load_dataset("folder", tmp_path, distortion="pristine").records} == {"pristine"}
 
 
+def test_names_that_differ_in_case_are_all_read(tmp_path: Path) -> None:
+    made.touch(tmp_path, "IMG_1.png", "img_1.PNG", "Img_1.jpg")
+    if len(list(tmp_path.iterdir())) < 3:
+        pytest.skip("this file system holds no two names that differ in case alone")
+    assert {r.group for r in load_dataset("folder", tmp_path).records} == {"IMG_1.png", "img_1.PNG", "Img_1.jpg"}
+
+
 def test_a_folder_without_pictures(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"(?s)1 problem.*no pictures in it or below.*Name a folder"):
         load_dataset("folder", tmp_path)

@@ -280,6 +280,7 @@ def test_words() -> None:
     "settings",
     [
         {"stride": 0},
+        {"stride": 1 << 31},
         {"threads": -1},
         {"batch_size": 0},
         {"backend": "cuda"},

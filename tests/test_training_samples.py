@@ -12,7 +12,9 @@ from training_runs import small_settings, write_scenes
 
 from meon_ext.errors import ConfigError, DatasetError, MeonError
 from meon_ext.training import config_from_mapping
+from meon_ext.training.pictures import Picture
 from meon_ext.training.samples import SPOILED, Kind, Samples, gather
+from meon_ext.training.steps import _order
 
 PARTS = ("training", "validation", "test")
 
@@ -240,6 +242,32 @@ def test_several_sets_share_one_scale(tmp_path: Path, scored: Path) -> None:
     assert (training.score[own & (training.distortion == "pristine")] == 100).all()
     assert gathered.classes == ("jpeg", "pristine")
     assert (training.labels([Kind(n) for n in gathered.classes])[~own & (training.level > 0)] == -1).all()
+
+
+@pytest.mark.parametrize(("line", "best"), [("# scale: -5 80", 0), ("# scale: 10 80", None), ("", None)])
+def test_a_reference_has_no_difference_where_the_scale_knows_none(
+    tmp_path: Path, scored: Path, line: str, best: float | None
+) -> None:
+    """Without a scale it is that of the scores there, whose best picture is not as good as a reference."""
+    scored.write_text(scored.read_text().replace("# scale: 0 80", line).replace("\n\n", "\n"))
+    training = _gather(tmp_path, data=[{"name": "csv", "root": str(scored)}]).joint["training"]
+    found = training.score[training.distortion == "pristine"]
+    assert len(found) == 3 and (np.isnan(found) if best is None else found == best).all()
+
+
+def test_pairs_are_ordered_by_scores_or_by_levels_and_never_by_both() -> None:
+    score = np.array([60.0, np.nan, 30.0, np.nan, np.nan])
+    samples = Samples(
+        (Picture("a"),) * 5,
+        np.array(["jpeg"] * 5),
+        np.array([5, 1, 3, 2, 4]),
+        score,
+        np.zeros(5, np.int64),
+        np.ones(5, np.int64),
+        np.array([7, 7, 7, 8, 8]),
+    )
+    np.testing.assert_array_equal(_order(samples, higher_is_better=True), [60, np.nan, 30, -2, -4])
+    np.testing.assert_array_equal(_order(samples, higher_is_better=False), [60, np.nan, 30, 2, 4])
 
 
 @pytest.mark.parametrize("ends", [(0, 40), (30, 62)])

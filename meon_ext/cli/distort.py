@@ -67,7 +67,10 @@ def run(arguments: argparse.Namespace) -> int:
     from meon_ext.distortions import distort
     from meon_ext.images import load_image
 
-    loaded = load_image(arguments.image)
+    try:
+        loaded = load_image(arguments.image)
+    except ValueError as error:  # of the limit in the environment; a picture's own errors are both
+        raise MeonError(str(error)) from error
     pixels = loaded.pixels[: loaded.height, : loaded.width]  # without what scoring adds to a small picture
     if arguments.sheet:
         _save(contact_sheet(pixels, types, arguments.seed), output)

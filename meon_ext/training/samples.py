@@ -112,7 +112,6 @@ def gather(config: TrainConfig) -> Gathered:
     joint = [_Source(d, c.repeat, clean=c.clean, spoiled=c.spoiled) for d, c in zip(sets, config.data, strict=True)]
     if synthetic is not None and (synthesis.joint or not sets):
         joint.append(_synthetic(synthesis, synthetic, synthesis.repeat))
-    joint = [replace(source, dataset=_with_references(source.dataset)) for source in joint]
     if len(joint) == 1:
         unit = joint[0].dataset
     else:
@@ -289,6 +288,7 @@ def _load(data: DataConfig) -> Dataset:
         if isinstance(error, DatasetError):
             raise
         raise ConfigError(f"data.name: {error}") from None
+    dataset = _with_references(dataset)
     if not data.scale:
         return dataset
     low, high = data.scale
