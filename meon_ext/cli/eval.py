@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import os
 import sys
 import time
 from contextlib import AbstractContextManager, nullcontext
@@ -114,10 +115,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _check_apart(arguments: argparse.Namespace) -> None:
     """The result would take the place of what it is made from."""
     places = {"--scores": arguments.scores, "-o": arguments.output}
-    named = {name: Path(place).absolute() for name, place in places.items() if place is not None}
+    named = {name: os.path.realpath(place) for name, place in places.items() if place is not None}
     for name, place in named.items():
-        if place == Path(arguments.root).absolute():
-            raise MeonError(f"{name} {place.name}: is the data set's own file; name another")
+        if place == os.path.realpath(arguments.root):
+            raise MeonError(f"{name} {places[name]}: is the data set's own file; name another")
     if len(named) == 2 and len(set(named.values())) == 1:
         raise MeonError(f"-o {arguments.output}: is the file of --scores; name another")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import stat
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -95,8 +96,10 @@ def _batches(paths: list[str], separator: bytes) -> Iterator[Iterable[Input]]:
 
 
 def _is_stdin(path: str) -> bool:
+    """Whether it is the file that standard input is; a terminal or /dev/null may well be both."""
     try:
-        return os.path.samestat(os.fstat(sys.stdin.fileno()), os.stat(path))  # noqa: PTH116  beside fstat
+        given = os.fstat(sys.stdin.fileno())
+        return stat.S_ISREG(given.st_mode) and os.path.samestat(given, os.stat(path))  # noqa: PTH116  beside fstat
     except (OSError, ValueError, AttributeError):  # not there yet, no file, or closed
         return False
 
