@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
 
 def has_tangent(*tensors: Tensor) -> bool:
-    """Whether forward-mode differentiation is under way and comes through one of these. What is being compiled cannot
-    be asked."""
-    if torch.compiler.is_compiling() or forward_ad._current_level < 0:
+    """Whether forward-mode differentiation is under way and comes through one of these. torch.compile follows it."""
+    if forward_ad._current_level < 0:
         return False
     return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]

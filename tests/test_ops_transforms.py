@@ -73,6 +73,23 @@ def test_compile_dynamic(name: str) -> None:
     assert counter.frame_count == 1
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # functorch's own
+@pytest.mark.parametrize("name", ["gdn", "conv_gdn_pool", "extract_crops"])
+def test_compile_with_forward_mode(name: str) -> None:
+    """The derivative compiled, and the derivative of what is compiled."""
+    generator = fresh_generator()
+    c = call(name, generator, torch.float64)
+    inputs = tuple(t.detach() for t in c.inputs)
+    tangents = tuple(torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in inputs)
+    _, want = torch.func.jvp(c.reference, inputs, tangents)
+    compiled = torch.compile(
+        lambda inputs, tangents: torch.func.jvp(c.function, inputs, tangents), fullgraph=True, backend="aot_eager"
+    )
+    torch.testing.assert_close(compiled(inputs, tangents)[1], want)
+    of_compiled = torch.func.jvp(torch.compile(c.function, backend="aot_eager"), inputs, tangents)
+    torch.testing.assert_close(of_compiled[1], want)
+
+
 @pytest.mark.parametrize("name", ["gdn", "conv_gdn_pool of no stage of MEON"])
 def test_compile_channels_last(name: str) -> None:
     c = call("gdn", generator := fresh_generator())
