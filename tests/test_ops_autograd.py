@@ -130,7 +130,7 @@ def test_second_derivative_under_autocast_is_of_float32(name: str) -> None:
         assert torch.equal(a, b)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # functorch's own
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # functorch's own
 @pytest.mark.parametrize("name", NAMES)
 def test_forward_mode(name: str) -> None:
     """Through torch.func and through dual numbers, in which the inputs may require a gradient as well."""

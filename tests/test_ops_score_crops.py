@@ -85,7 +85,7 @@ def test_torch_compile() -> None:
         assert torch.equal(got, want)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # of forward mode itself
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # of forward mode itself
 def test_no_gradient_is_said_to_be_one() -> None:
     wanting = {name: t.clone().requires_grad_() for name, t in PARAMETERS.items()}
     with forward_ad.dual_level(), torch.no_grad(), pytest.raises(ValueError, match="no gradient"):

@@ -73,7 +73,7 @@ def test_compile_dynamic(name: str) -> None:
     assert counter.frame_count == 1
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # functorch's own
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")  # functorch's own
 @pytest.mark.parametrize("name", ["gdn", "conv_gdn_pool", "extract_crops"])
 def test_compile_with_forward_mode(name: str) -> None:
     """The derivative compiled, and the derivative of what is compiled."""
