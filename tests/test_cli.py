@@ -407,7 +407,26 @@ def test_globs(tmp_path: Path) -> None:
     assert found("[1].png") == ["[1].png"]  # the file itself comes before the pattern
     assert found("**/*.png") == ["[1].png", "a1.png", "sub/a3.png"]
     assert found("s*") == ["sub/a3.png"]
-    assert found("**") == ["[1].png", "a1.png", "sub/a3.png", "a2.txt"]  # each once
+    assert found("**") == ["[1].png", "a1.png", "a2.txt", "sub/a3.png"]  # each once
+    assert found("s*/**/*.png") == found("**/sub/**") == found("sub/**/**/a3.*") == ["sub/a3.png"]
+    assert found("**/[[]1].png") == ["[1].png"]
+
+
+def test_globs_pass_over_links_to_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links that lead back above would be followed for ever: with two, each level doubles what is to be looked at."""
+    (tmp_path / "a[b]" / "c").mkdir(parents=True)
+    (tmp_path / ".hidden").mkdir()
+    for place in (tmp_path / "a[b]" / "1.png", tmp_path / "a[b]" / "c" / "2.png", tmp_path / ".hidden" / "3.png"):
+        place.touch()
+    for name in ("loop", "again"):
+        (tmp_path / "a[b]" / name).symlink_to(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    both = ["a[b]/1.png", "a[b]/c/2.png"]
+    for pattern in ("**/*.png", "**", "**/*", "./**/*.png"):
+        assert [os.path.normpath(item.path) for item in expand(pattern)] == both
+    assert [item.path for item in expand(f"{tmp_path}/**/*.png")] == [f"{tmp_path}/{name}" for name in both]
+    assert [item.path for item in expand("**/loop/**/1.png")] == ["a[b]/loop/a[b]/1.png"]  # named, so followed
+    assert [item.path for item in expand("**/.hidden/*")] == [".hidden/3.png"]
 
 
 def test_empty_path_is_no_folder(folder: Path, run: Run) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 from meon_ext._image_names import is_image_name, natural_key
 
 _READ_SIZE = 1 << 16
+_ANY_FOLDERS = "**"  # as a part of a pattern by itself: any number of folders
 
 
 @dataclass(frozen=True)
@@ -59,17 +61,45 @@ def _walk(folder: str) -> Iterator[Input]:
 
 
 def _matching(pattern: str) -> Iterator[Input]:
-    import glob
-
     seen = set()
-    matches = glob.glob(pattern, recursive=True)  # noqa: PTH207  Path.glob takes no absolute patterns
-    for match in sorted(matches, key=natural_key):
+    anywhere = _ANY_FOLDERS in pattern.split("/")
+    for match in sorted(set(_glob(pattern)), key=natural_key):
+        if anywhere and os.path.islink(match) and os.path.isdir(match):  # noqa: PTH112, PTH114  as in a folder
+            continue
         for found in expand(match):
             if found.path not in seen:  # "**" matches folders as well as what is in them
                 seen.add(found.path)
                 yield found
     if not seen:
         yield Input(pattern, f"{pattern}: nothing matches this pattern; check the path")
+
+
+def _glob(pattern: str) -> Iterator[str]:
+    """What matches, as glob.glob has it, save that ** goes through no links to folders: two that lead back to a folder
+    above are enough for glob.glob never to end."""
+    import glob
+
+    parts = pattern.split("/")
+    if _ANY_FOLDERS not in parts:
+        yield from glob.glob(pattern)  # noqa: PTH207  Path.glob takes no absolute patterns
+        return
+    place = parts.index(_ANY_FOLDERS)
+    rest = "/".join(parts[place + 1 :]) or "*"
+    start = "".join(f"{part}/" for part in parts[:place])
+    for top in glob.glob(start) if start else ("",):  # noqa: PTH207
+        for folder in _folders(top):
+            yield from _glob(glob.escape(folder) + rest)
+
+
+def _folders(top: str) -> Iterator[str]:
+    """The folder, "" for the current one, and all below it that are no links, each with a slash at its end."""
+    left = [top]
+    while left:
+        folder = left.pop()
+        yield folder
+        with suppress(OSError), os.scandir(folder or ".") as listing:
+            below = (entry for entry in listing if not entry.name.startswith("."))
+            left += [f"{folder}{entry.name}/" for entry in below if entry.is_dir(follow_symlinks=False)]
 
 
 def read_list(descriptor: int, separator: bytes) -> Iterator[list[str]]:
