@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import re
+import shutil
 import subprocess
 import sys
 import types
@@ -117,3 +120,24 @@ def test_build_info_without_torch() -> None:
     info = meon_ext.build_info()
     assert info["core"]["instruction_set"] in info["core"]["instruction_sets_usable"]
     assert set(info["core"]["instruction_sets_usable"]) <= set(info["core"]["instruction_sets"])
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="AVX is x86-64's")
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs objdump")
+@pytest.mark.parametrize("library", ["core", "ops"])
+def test_only_kernels_of_an_instruction_set_hold_its_instructions(library: str) -> None:
+    """Anything else, such as filling in a table of kernels, runs before the processor was asked, and on one without AVX
+    would end the process."""
+    path = _native.OPS_LIBRARY if library == "ops" else Path(str(_native.core().__file__))
+    listing = subprocess.run(
+        ["objdump", "-d", "--no-show-raw-insn", str(path)], capture_output=True, text=True, check=True
+    ).stdout
+    with_avx = set()
+    name = ""
+    for line in listing.splitlines():
+        if function := re.fullmatch(r"[0-9a-f]+ <(.*)>:", line):
+            name = function[1]
+        elif re.match(r"\s+[0-9a-f]+:\t(\{evex\} )?v(?!er[rw])", line):
+            with_avx.add(name)
+    assert any("Avx512" in name for name in with_avx)  # else the symbols are gone, and nothing was looked at
+    assert [name for name in sorted(with_avx) if "Avx2" not in name and "Avx512" not in name] == []

@@ -6,7 +6,8 @@
 // is -1, 0 where it is 0.
 //
 // No standard library here: its inline functions would be compiled with this file's instruction set, and the linker
-// might then use them everywhere, also on a processor without it.
+// might then use them everywhere, also on a processor without it. For the same reason the tables are constants: code
+// that fills one in would run on every processor that asks what there is to choose from.
 #pragma once
 
 #include "cpu/prefetch.h"
@@ -219,7 +220,7 @@ void multiply_adds(int64_t rounds, float* out) {
 }
 
 template <class V>
-SimdTable make_table(const char* name) {
+constexpr SimdTable make_table(const char* name) {
   return {.name = name,
           .channel_block = V::kBlock,
           .stage_row_8 = stage_row<V, 8>,

@@ -127,7 +127,7 @@ struct Avx2 {
 }  // namespace
 
 const SimdTable* simd_avx2() {
-  static const SimdTable table = make_table<Avx2>("avx2");
+  static constexpr SimdTable table = make_table<Avx2>("avx2");
   return &table;
 }
 

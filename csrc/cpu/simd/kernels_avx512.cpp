@@ -126,7 +126,7 @@ struct Avx512 {
 }  // namespace
 
 const SimdTable* simd_avx512() {
-  static const SimdTable table = make_table<Avx512>("avx512");
+  static constexpr SimdTable table = make_table<Avx512>("avx512");
   return &table;
 }
 

@@ -126,12 +126,12 @@ struct PortableDouble {
 }  // namespace
 
 const GdnKernels<double>& gdn_kernels_double() {
-  static const GdnKernels<double> kernels = gdn_kernels<PortableDouble>();
+  static constexpr GdnKernels<double> kernels = gdn_kernels<PortableDouble>();
   return kernels;
 }
 
 const SimdTable* simd_portable() {
-  static const SimdTable table = make_table<Portable>("portable");
+  static constexpr SimdTable table = make_table<Portable>("portable");
   return &table;
 }
 
