@@ -30,6 +30,14 @@ def backward(grad: torch.Tensor, *options: Any) -> object:
     return OPS.conv_gdn_pool_backward(grad, X, *STAGE, *(options or (ONES, ZEROS, 2)), True)
 
 
+def backward_of_one_window(channels: int, pool: int) -> object:
+    """Over 2 x 2 pixels in the middle of padding."""
+    bias, gamma = torch.ones(channels), torch.ones(channels, channels)
+    stage = (torch.ones(channels, 1, 1, 1), bias, bias, gamma)
+    padding = [pool // 2 - 1] * 2
+    return OPS.conv_gdn_pool_backward(bias.view(1, -1, 1, 1), X[:1, :1, :2, :2], *stage, ONES, padding, pool, True)
+
+
 # The shape of stage that keeps something for its backward, and what it keeps.
 KEEPING = (torch.ones(8, 3, 5, 5), torch.ones(8), torch.ones(8), torch.ones(8, 8))
 KEEPING_OPTIONS = ([2, 2], [2, 2], 2)
@@ -105,6 +113,9 @@ WALL: list[tuple[str, Callable[[], object]]] = [
     ("conv_backward: other stride", lambda: backward(GRAD, [2, 1], ZEROS, 2)),
     ("conv_backward: padding big", lambda: backward(GRAD, ONES, [BIG, BIG], 1)),
     ("conv_backward: pool huge", lambda: backward(GRAD, ONES, ZEROS, HUGE)),
+    # Windows of (2^32)^2 pixels are 0 modulo 2^64.
+    ("conv_backward: pool big", lambda: backward_of_one_window(1, 2**32)),
+    ("conv_backward: pool big, many channels", lambda: backward_of_one_window(16, 2**30)),
     ("conv_backward: kept short", lambda: backward_with(KEPT[1:])),
     ("conv_backward: kept 2-D", lambda: backward_with(KEPT[None])),
     ("conv_backward: kept empty", lambda: backward_with(KEPT[:0])),
@@ -193,6 +204,7 @@ def test_wall_has_a_door() -> None:
     assert direct(0, X).shape == GRAD.shape  # type: ignore[attr-defined]
     assert backward(GRAD)[0].shape == X.shape  # type: ignore[index]
     assert backward_with(KEPT)[0].shape == X.shape  # type: ignore[index]
+    assert backward_of_one_window(4, 8)[0].shape == (1, 1, 2, 2)  # type: ignore[index]
     assert KEPT.numel() > 0
     assert direct_crops().shape == (2, 4, 5, 6)  # type: ignore[attr-defined]
     assert OPS.extract_crops_backward(torch.ones(4, 1, 2, 2), 4, 4, 2).shape == (4, 4, 1)

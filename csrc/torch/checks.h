@@ -139,6 +139,10 @@ inline ConvShape check_conv(int64_t batch, int64_t in_channels, int64_t in_h, in
   STD_TORCH_CHECK(conv_h >= pool && conv_w >= pool, "the convolution gives ", conv_h, " x ", conv_w,
                   " pixels, less than one pool window of ", pool, " x ", pool,
                   "; use a larger input or a smaller pool");
+  // What a kernel works on at a time: the rows of one row of windows.
+  STD_TORCH_CHECK(static_cast<double>(pool) * static_cast<double>(conv_w) * static_cast<double>(out) < 0x1p60,
+                  "pool windows of ", pool, " x ", pool, " over rows of ", conv_w, " pixels of ", out,
+                  " channels are too large; use a smaller pool or less padding");
   return {.batch = batch,
           .in_channels = in_channels,
           .in_h = in_h,
