@@ -171,7 +171,9 @@ class TorchBackend:
                 grid = _as_grid(boxes) if self._parameters is not None else None
                 return self._forward(image, boxes) if grid is None else self._forward_grid(image, *grid)
         except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error):
+            # Of an op of ours it is a plain RuntimeError, in the words of torch's allocator.
+            said = ("allocate memory", "out of memory")
+            if isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in said):
                 raise MemoryError(str(error)) from error
             raise
 

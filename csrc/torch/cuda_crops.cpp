@@ -1,7 +1,6 @@
 // The CUDA kernels of extract_crops, whose schema is in ops.cpp.
-#include <torch/csrc/stable/library.h>
-
 #include "cuda/extract_crops.h"
+#include "torch/box.h"
 #include "torch/cuda_device.h"
 
 namespace meon::torch_ops {
@@ -58,8 +57,8 @@ Tensor extract_crops_backward(const Tensor& grad, int64_t height, int64_t width,
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(meon_ext, CUDA, m) {
-  m.impl("extract_crops", TORCH_BOX(&extract_crops));
-  m.impl("extract_crops_backward", TORCH_BOX(&extract_crops_backward));
+  m.impl("extract_crops", MEON_BOX(&extract_crops));
+  m.impl("extract_crops_backward", MEON_BOX(&extract_crops_backward));
 }
 
 }  // namespace meon::torch_ops

@@ -1,9 +1,8 @@
 // The CUDA kernel of gdn, whose schema is in ops.cpp.
-#include <torch/csrc/stable/library.h>
-
 #include <tuple>
 
 #include "cuda/gdn.h"
+#include "torch/box.h"
 #include "torch/cuda_device.h"
 
 namespace meon::torch_ops {
@@ -51,8 +50,8 @@ std::tuple<Tensor, Tensor, Tensor> gdn_backward(const Tensor& grad, const Tensor
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(meon_ext, CUDA, m) {
-  m.impl("gdn", TORCH_BOX(&gdn));
-  m.impl("gdn_backward", TORCH_BOX(&gdn_backward));
+  m.impl("gdn", MEON_BOX(&gdn));
+  m.impl("gdn_backward", MEON_BOX(&gdn_backward));
 }
 
 }  // namespace meon::torch_ops

@@ -1,10 +1,9 @@
 // The CUDA kernels of score_crops, whose schema is in ops.cpp.
-#include <torch/csrc/stable/library.h>
-
 #include <string>
 #include <vector>
 
 #include "cuda/score_crops.h"
+#include "torch/box.h"
 #include "torch/cuda_device.h"
 #include "torch/network_tensors.h"
 
@@ -59,6 +58,6 @@ Tensor score_crops(const Tensor& images, const std::vector<Tensor>& rows, const 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(meon_ext, CUDA, m) { m.impl("score_crops", TORCH_BOX(&score_crops)); }
+STABLE_TORCH_LIBRARY_IMPL(meon_ext, CUDA, m) { m.impl("score_crops", MEON_BOX(&score_crops)); }
 
 }  // namespace meon::torch_ops

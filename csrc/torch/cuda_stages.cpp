@@ -1,12 +1,11 @@
 // The CUDA kernels of the stage ops whose schemas are in ops.cpp: for the stages of MEON. meon_ext/ops.py computes
 // others with torch's convolution and pooling around gdn.
-#include <torch/csrc/stable/library.h>
-
 #include <optional>
 #include <tuple>
 
 #include "core/layers.h"
 #include "cuda/conv_gdn_pool.h"
+#include "torch/box.h"
 #include "torch/cuda_device.h"
 #include "torch/stage_tensors.h"
 
@@ -158,12 +157,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> crop_conv_gdn_pool_backward(
 }  // namespace
 
 STABLE_TORCH_LIBRARY_IMPL(meon_ext, CUDA, m) {
-  m.impl("conv_gdn_pool", TORCH_BOX(&conv_gdn_pool));
-  m.impl("conv_gdn_pool_train", TORCH_BOX(&conv_gdn_pool_train));
-  m.impl("conv_gdn_pool_backward", TORCH_BOX(&conv_gdn_pool_backward));
-  m.impl("crop_conv_gdn_pool", TORCH_BOX(&crop_conv_gdn_pool));
-  m.impl("crop_conv_gdn_pool_train", TORCH_BOX(&crop_conv_gdn_pool_train));
-  m.impl("crop_conv_gdn_pool_backward", TORCH_BOX(&crop_conv_gdn_pool_backward));
+  m.impl("conv_gdn_pool", MEON_BOX(&conv_gdn_pool));
+  m.impl("conv_gdn_pool_train", MEON_BOX(&conv_gdn_pool_train));
+  m.impl("conv_gdn_pool_backward", MEON_BOX(&conv_gdn_pool_backward));
+  m.impl("crop_conv_gdn_pool", MEON_BOX(&crop_conv_gdn_pool));
+  m.impl("crop_conv_gdn_pool_train", MEON_BOX(&crop_conv_gdn_pool_train));
+  m.impl("crop_conv_gdn_pool_backward", MEON_BOX(&crop_conv_gdn_pool_backward));
 }
 
 }  // namespace meon::torch_ops

@@ -1,11 +1,10 @@
 // Schemas of the ops, and their CPU kernels. Autograd, autocast and fake kernels are registered by meon_ext/ops.py.
-#include <torch/csrc/stable/library.h>
-
 #include <optional>
 #include <tuple>
 #include <vector>
 
 #include "cpu/kernels.h"
+#include "torch/box.h"
 #include "torch/library_stage.h"
 #include "torch/parallel.h"
 #include "torch/stage_tensors.h"
@@ -310,16 +309,16 @@ STABLE_TORCH_LIBRARY(meon_ext, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(meon_ext, CPU, m) {
-  m.impl("gdn", TORCH_BOX(&gdn));
-  m.impl("gdn_backward", TORCH_BOX(&gdn_backward));
-  m.impl("conv_gdn_pool", TORCH_BOX(&conv_gdn_pool));
-  m.impl("conv_gdn_pool_train", TORCH_BOX(&conv_gdn_pool_train));
-  m.impl("conv_gdn_pool_backward", TORCH_BOX(&conv_gdn_pool_backward));
-  m.impl("crop_conv_gdn_pool", TORCH_BOX(&crop_conv_gdn_pool));
-  m.impl("crop_conv_gdn_pool_train", TORCH_BOX(&crop_conv_gdn_pool_train));
-  m.impl("crop_conv_gdn_pool_backward", TORCH_BOX(&crop_conv_gdn_pool_backward));
-  m.impl("extract_crops", TORCH_BOX(&extract_crops));
-  m.impl("extract_crops_backward", TORCH_BOX(&extract_crops_backward));
+  m.impl("gdn", MEON_BOX(&gdn));
+  m.impl("gdn_backward", MEON_BOX(&gdn_backward));
+  m.impl("conv_gdn_pool", MEON_BOX(&conv_gdn_pool));
+  m.impl("conv_gdn_pool_train", MEON_BOX(&conv_gdn_pool_train));
+  m.impl("conv_gdn_pool_backward", MEON_BOX(&conv_gdn_pool_backward));
+  m.impl("crop_conv_gdn_pool", MEON_BOX(&crop_conv_gdn_pool));
+  m.impl("crop_conv_gdn_pool_train", MEON_BOX(&crop_conv_gdn_pool_train));
+  m.impl("crop_conv_gdn_pool_backward", MEON_BOX(&crop_conv_gdn_pool_backward));
+  m.impl("extract_crops", MEON_BOX(&extract_crops));
+  m.impl("extract_crops_backward", MEON_BOX(&extract_crops_backward));
 }
 
 }  // namespace meon::torch_ops

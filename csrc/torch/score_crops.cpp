@@ -1,12 +1,11 @@
 // score_crops on the CPU: the network of csrc/cpu, whose schema is in ops.cpp.
-#include <torch/csrc/stable/library.h>
-
 #include <algorithm>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "cpu/network.h"
+#include "torch/box.h"
 #include "torch/network_tensors.h"
 #include "torch/parallel.h"
 
@@ -65,6 +64,6 @@ Tensor score_crops(const Tensor& images, const std::vector<Tensor>& rows, const 
 
 }  // namespace
 
-STABLE_TORCH_LIBRARY_IMPL(meon_ext, CPU, m) { m.impl("score_crops", TORCH_BOX(&score_crops)); }
+STABLE_TORCH_LIBRARY_IMPL(meon_ext, CPU, m) { m.impl("score_crops", MEON_BOX(&score_crops)); }
 
 }  // namespace meon::torch_ops
