@@ -8,7 +8,6 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -52,8 +51,8 @@ void Threads::for_each(int64_t count, const std::function<void(int64_t)>& task) 
   pool.reserve(static_cast<size_t>(workers - 1));
   try {
     for (int i = 1; i < workers; ++i) pool.emplace_back(work);
-  } catch (const std::system_error&) {
-    // The process is at its limit of threads: those that did start, and this one, do all the work.
+  } catch (const std::exception&) {
+    // The process is at its limit of threads or of memory: those that did start, and this one, do all the work.
   }
   work();
   for (auto& thread : pool) thread.join();

@@ -1,7 +1,10 @@
 // Sharing out work.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
 #include <memory>
+#include <new>
 #include <set>
 #include <stdexcept>
 #include <thread>
@@ -13,6 +16,19 @@
 using meon::Parallel;
 using meon::Serial;
 using meon::Threads;
+
+// Of this thread: how many allocations still succeed; negative: all do.
+static thread_local int allocations_left = -1;
+
+void* operator new(size_t size) {
+  if (allocations_left == 0) throw std::bad_alloc();
+  if (allocations_left > 0) --allocations_left;
+  void* memory = std::malloc(size > 0 ? size : 1);
+  if (memory == nullptr) throw std::bad_alloc();
+  return memory;
+}
+void operator delete(void* memory) noexcept { std::free(memory); }
+void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace {
 
@@ -98,6 +114,27 @@ TEST(calls_may_nest) {
   const Threads parallel(3);
   parallel.for_each(5, [&](int64_t) { parallel.for_each(7, [&](int64_t) { ++calls; }); });
   CHECK(calls == 35);
+}
+
+// A thread that cannot be started for lack of memory is done without, as one too many is. None is left running: that
+// would end the process.
+TEST(memory_may_run_out_while_threads_start) {
+  bool enough = false;
+  for (int allocations = 0; !enough; ++allocations) {
+    INFO("allocations " << allocations);
+    REQUIRE(allocations < 100);
+    std::vector<std::atomic<int>> calls(100);
+    bool out_of_memory = false;
+    allocations_left = allocations;
+    try {
+      Threads(4).for_each(100, [&](int64_t i) { ++calls[static_cast<size_t>(i)]; });
+    } catch (const std::bad_alloc&) {
+      out_of_memory = true;
+    }
+    enough = allocations_left > 0;
+    allocations_left = -1;
+    CHECK(std::all_of(calls.begin(), calls.end(), [&](const auto& c) { return c == (out_of_memory ? 0 : 1); }));
+  }
 }
 
 TEST(number_of_threads) {
