@@ -111,7 +111,7 @@ def build_info(load_torch: bool = False) -> dict[str, Any]:
     }
     try:
         info["core"] = dict(core().build_info())
-    except NativeError as error:
+    except (NativeError, ValueError) as error:  # the latter: MEON_ISA names nothing that this processor can run
         info["core_error"] = str(error)
     info["torch_ops"] = {"built": OPS_LIBRARY.is_file()}
     info["cuda"] = {"built": CUDA_LIBRARY.is_file(), "architectures": _cuda_architectures()}

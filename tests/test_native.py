@@ -114,6 +114,13 @@ def test_core_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "core library does not load" in _native.build_info()["core_error"]
 
 
+def test_wrong_instruction_set_is_told_with_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEON_ISA", "sse9")
+    info = _native.build_info(load_torch=True)
+    assert info["core_error"].startswith("MEON_ISA is 'sse9'; this build on this processor has portable")
+    assert "core" not in info and info["torch_ops"]["status"] == "loaded"
+
+
 def test_build_info_without_torch() -> None:
     code = "import sys, meon_ext; meon_ext.build_info(); print('torch' in sys.modules)"
     assert printed_by(code) == "False\n"
