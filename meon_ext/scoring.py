@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Score", "Scorer", "score"]
 
 _STRIDE_LIMIT = 1 << 31  # that of the grid of crops
+_THREADS_LIMIT = 1 << 31  # they are counted in C++
 
 ModelLike: TypeAlias = "str | os.PathLike[str] | WeightsFile | None"
 
@@ -133,8 +134,8 @@ class Scorer:
             raise ValueError(f"stride must be at least 1 pixel and below 2^31, got {stride}")
         if pool not in POOLS:
             raise ValueError(f"pool must be one of {', '.join(POOLS)}, got {pool!r}")
-        if threads < 0:
-            raise ValueError(f"threads must be 0 (all) or more, got {threads}")
+        if not 0 <= threads < _THREADS_LIMIT:
+            raise ValueError(f"threads must be 0 (all) or more, and below 2^31, got {threads}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
         self.weights = model if isinstance(model, WeightsFile) else read_weights(resolve_weights(model))

@@ -282,6 +282,7 @@ def test_words() -> None:
         {"stride": 0},
         {"stride": 1 << 31},
         {"threads": -1},
+        {"threads": 1 << 31},
         {"batch_size": 0},
         {"backend": "cuda"},
         {"device": "gpu"},
