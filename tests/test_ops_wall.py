@@ -198,6 +198,11 @@ def test_wall(wrong: Callable[[], object]) -> None:
         wrong()
 
 
+def test_errors_name_the_source_not_the_machine_that_built_it() -> None:
+    with pytest.raises(RuntimeError, match=r", csrc/torch/checks\.h:\d+, beta has shape \(2\)"):
+        OPS.gdn(X, BETA[:2], GAMMA)
+
+
 def test_wall_has_a_door() -> None:
     """What every row above spoils is right by itself."""
     assert OPS.gdn(X, BETA, GAMMA).shape == X.shape
