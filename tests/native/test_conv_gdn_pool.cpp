@@ -77,16 +77,27 @@ struct Outputs {
   std::vector<T> y, grad_x, grad_weight, grad_bias, grad_beta, grad_gamma;
 };
 
+// What a forward keeps for its backward, of the size that was asked for; whatever it leaves out stays NaN.
+template <class T>
+struct Kept {
+  explicit Kept(int64_t numel) : values(static_cast<size_t>(numel), std::numeric_limits<T>::quiet_NaN()) {}
+  T* data() { return values.empty() ? nullptr : values.data(); }
+
+  std::vector<T> values;
+};
+
 // What the kernels write; whatever they leave out stays -7.
 template <class T>
-Outputs<T> run(const Inputs<T>& in, const meon::Parallel& parallel, bool input_grad = true) {
+Outputs<T> run(const Inputs<T>& in, const meon::Parallel& parallel, bool input_grad = true, bool keep = false) {
   Outputs<T> out(in);
+  Kept<T> kept(keep ? meon::cpu::kept_numel<T>(in.s) : 0);
   meon::cpu::conv_gdn_pool_forward<T>(
-      {in.s, in.x.data(), in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(), out.y.data()}, parallel);
+      {in.s, in.x.data(), in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(), out.y.data(), kept.data()},
+      parallel);
   meon::cpu::conv_gdn_pool_backward<T>(
       {in.s, in.grad.data(), in.x.data(), in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(),
        input_grad ? out.grad_x.data() : nullptr, out.grad_weight.data(), out.grad_bias.data(), out.grad_beta.data(),
-       out.grad_gamma.data()},
+       out.grad_gamma.data(), kept.data()},
       parallel);
   return out;
 }
@@ -122,7 +133,10 @@ void check_against_oracle(const Case& c, Random& random) {
   const Outputs<T> without = run(in, Serial(), false);
   CHECK(without.same_parameters(got));
   CHECK(without.grad_x == std::vector<T>(in.x.size(), T(-7)));  // not touched
-  for (const int threads : {1, 2, 3, 8}) CHECK(run(in, Threads(threads)) == got);
+  for (const int threads : {1, 2, 3, 8}) {
+    CHECK(run(in, Threads(threads)) == got);
+    CHECK(run(in, Threads(threads), true, true) == got);
+  }
 }
 
 std::vector<Case> cases() {
@@ -302,14 +316,18 @@ void check_crops(int64_t height, int64_t width, const ConvShape& s, Random& rand
   const Outputs<float> want = run(in, Serial(), false);
   const CropInput crops{image.data(), width, boxes.data()};
   for (const int threads : {1, 3}) {
-    Outputs<float> got(in);
-    meon::cpu::crop_conv_gdn_pool_forward<float>(
-        {s, crops, in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(), got.y.data()}, Threads(threads));
-    meon::cpu::crop_conv_gdn_pool_backward<float>(
-        {s, crops, in.grad.data(), in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(),
-         got.grad_weight.data(), got.grad_bias.data(), got.grad_beta.data(), got.grad_gamma.data()},
-        Threads(threads));
-    CHECK(got.same_parameters(want));
+    for (const bool keep : {false, true}) {
+      Outputs<float> got(in);
+      Kept<float> kept(keep ? meon::cpu::crop_kept_numel<float>(s) : 0);
+      meon::cpu::crop_conv_gdn_pool_forward<float>(
+          {s, crops, in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(), got.y.data(), kept.data()},
+          Threads(threads));
+      meon::cpu::crop_conv_gdn_pool_backward<float>(
+          {s, crops, in.grad.data(), in.weight.data(), in.bias.data(), in.beta.data(), in.gamma.data(),
+           got.grad_weight.data(), got.grad_bias.data(), got.grad_beta.data(), got.grad_gamma.data(), kept.data()},
+          Threads(threads));
+      CHECK(got.same_parameters(want));
+    }
   }
 }
 
