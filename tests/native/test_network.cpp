@@ -200,7 +200,7 @@ std::vector<uint8_t> photo(Random& random, int64_t height, int64_t width) {
 }  // namespace
 
 // A result is the end of some thousand roundings that four normalisations amplify: their worst case says nothing. What
-// a straightforward float implementation is off by does; its root mean square over 9 crops and 12 classes is not
+// a straightforward float implementation is off by does; its root mean square over 8 crops and 12 classes is not
 // exceeded by more than 4 times.
 TEST(agrees_with_the_oracle_on_every_instruction_set) {
   const uint32_t seed = fresh_seed();
