@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import tools
 from find_torch import find_torch
 from setuptools import build_meta
 from setuptools.build_meta import build_sdist, get_requires_for_build_sdist, prepare_metadata_for_build_wheel
@@ -31,7 +32,7 @@ prepare_metadata_for_build_editable = build_meta.prepare_metadata_for_build_edit
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
     needed = list(build_meta.get_requires_for_build_wheel(config_settings))
-    needed += [f"{tool}>={oldest}" for tool, oldest in (("cmake", "3.24"), ("ninja", "1.10")) if not shutil.which(tool)]
+    needed += tools.missing()
     if os.environ.get("MEON_TORCH", "auto") != "off" and find_torch() is None:
         needed.append("torch>=2.11")
     return needed

@@ -1,4 +1,4 @@
-"""Which torch the build takes its headers from."""
+"""Which torch the build takes its headers from, and which tools it asks pip for."""
 
 from __future__ import annotations
 
@@ -10,17 +10,23 @@ from types import ModuleType
 
 import pytest
 
-FINDER = Path(__file__).resolve().parents[1] / "_build" / "find_torch.py"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """A module of the build, which is in no package."""
+    spec = importlib.util.spec_from_file_location(f"{name}_under_test", ROOT / "_build" / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, spec.name, module)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
 def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The module that looks, in a world without any torch."""
-    spec = importlib.util.spec_from_file_location("find_torch_under_test", FINDER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "find_torch_under_test", module)
-    spec.loader.exec_module(module)
+    module = loaded("find_torch", monkeypatch)
     monkeypatch.setattr(module, "_ROOT", tmp_path / "work" / "meon_ext")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "isolated" / name))
@@ -97,3 +103,30 @@ def test_incomplete_ones_are_passed_over(missing: str, finder: ModuleType, tmp_p
     package = make_torch(in_environment(tmp_path / "work" / ".venv"))
     (package / missing).unlink()
     assert finder.find_torch() is None
+
+
+def make_tool(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("cmake", "asked_for"),
+    [
+        ("#!/bin/sh\necho cmake version 3.24.0", []),
+        ("#!/bin/sh\necho cmake version 4.1.2-rc1", []),
+        ("#!/bin/sh\necho cmake version 3.22.1", ["cmake>=3.24"]),  # Ubuntu 22.04's
+        (f"#!{sys.executable}\nfrom no_such_module import cmake", ["cmake>=3.24"]),  # pip's, in an isolated build
+        (None, ["cmake>=3.24"]),
+    ],
+)
+def test_tools_that_do_not_do_are_asked_for(
+    cmake: str | None, asked_for: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tools = loaded("tools", monkeypatch)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    make_tool(tmp_path / "bin" / "ninja", "#!/bin/sh\necho 1.10.1")
+    if cmake is not None:
+        make_tool(tmp_path / "bin" / "cmake", cmake)
+    assert tools.missing() == asked_for
