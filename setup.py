@@ -15,6 +15,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "_build"))
 
+import settings  # noqa: E402
 from find_torch import find_torch  # noqa: E402
 
 LIBRARIES = ("_core*.so", "libmeon_torch.so", "libmeon_torch_cuda.so", "libmeon_torch_cuda.archs")
@@ -43,13 +44,11 @@ def cmake_arguments(source: Path) -> list[str]:
         "MEON_PYBIND11_INCLUDE": pybind,
         "MEON_PYTHON_INCLUDE": sysconfig.get_path("include"),
         "MEON_PYTHON_SUFFIX": sysconfig.get_config_var("EXT_SUFFIX"),
-        "MEON_CUDA": os.environ.get("MEON_CUDA", "auto"),
+        "MEON_CUDA": settings.cuda(),
         "MEON_TORCH_INCLUDE": "",
         "MEON_TORCH_LIB_DIR": "",
     }
-    if arguments["MEON_CUDA"] not in ("auto", "on", "off"):
-        raise SystemExit(f"MEON_CUDA is {arguments['MEON_CUDA']!r}; it must be auto, on or off")
-    torch = None if os.environ.get("MEON_TORCH", "auto") == "off" else find_torch()
+    torch = find_torch() if settings.torch_wanted() else None
     if torch is not None:
         parts = ("torch/csrc/stable", "torch/csrc/inductor/aoti_torch", "torch/headeronly")
         arguments["MEON_TORCH_INCLUDE"] = kept_headers("torch", torch.version, torch.include, parts)
@@ -76,10 +75,11 @@ class CMakeBuild(build_ext):
     """Builds all native libraries with one CMake run, whatever the number of extensions setuptools knows of."""
 
     def run(self) -> None:
+        settings.check()
         build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         staged = build / "staged"
         run("cmake", "-S", *cmake_arguments(ROOT), "-B", build)
-        run("cmake", "--build", build, *(["-j", jobs] if (jobs := os.environ.get("MAX_JOBS")) else []))
+        run("cmake", "--build", build, *settings.jobs())
         shutil.rmtree(staged, ignore_errors=True)
         run("cmake", "--install", build, "--prefix", staged)
         editable = self.inplace or getattr(self, "editable_mode", False)

@@ -6,11 +6,11 @@ headers of any installed torch do, and without one any torch will do.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+import settings
 import tools
 from find_torch import find_torch
 from setuptools import build_meta
@@ -31,9 +31,10 @@ prepare_metadata_for_build_editable = build_meta.prepare_metadata_for_build_edit
 
 
 def get_requires_for_build_wheel(config_settings: Any = None) -> list[str]:
+    settings.check()
     needed = list(build_meta.get_requires_for_build_wheel(config_settings))
     needed += tools.missing()
-    if os.environ.get("MEON_TORCH", "auto") != "off" and find_torch() is None:
+    if settings.torch_wanted() and find_torch() is None:
         needed.append("torch>=2.11")
     return needed
 

@@ -1,8 +1,9 @@
-"""Which torch the build takes its headers from, and which tools it asks pip for."""
+"""Which torch the build takes its headers from, which tools it asks pip for, and what its variables may be."""
 
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 import sysconfig
 from pathlib import Path
@@ -130,3 +131,35 @@ def test_tools_that_do_not_do_are_asked_for(
     if cmake is not None:
         make_tool(tmp_path / "bin" / "cmake", cmake)
     assert tools.missing() == asked_for
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("MEON_CUDA", "yes", "MEON_CUDA is 'yes'; it must be auto, on or off"),
+        ("MEON_TORCH", "OFF", "MEON_TORCH is 'OFF'; it must be auto or off"),
+        ("MAX_JOBS", "all", "MAX_JOBS is 'all'; it must be a whole number from 1 on"),
+        ("MAX_JOBS", "0", "MAX_JOBS is '0'"),
+        ("MAX_JOBS", "-2", "MAX_JOBS is '-2'"),
+        ("MAX_JOBS", "²", "MAX_JOBS is '²'"),
+    ],
+)
+def test_variables_that_mean_nothing_are_refused(
+    name: str, value: str, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = loaded("settings", monkeypatch)
+    for variable in ("MEON_CUDA", "MEON_TORCH", "MAX_JOBS"):
+        monkeypatch.setenv(variable, "")  # as if it were not set
+    settings.check()
+    assert settings.cuda() == "auto" and settings.torch_wanted() and settings.jobs() == []
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=re.escape(says)):
+        settings.check()
+
+
+def test_variables_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = loaded("settings", monkeypatch)
+    monkeypatch.setenv("MEON_CUDA", "on")
+    monkeypatch.setenv("MEON_TORCH", "off")
+    monkeypatch.setenv("MAX_JOBS", "3")
+    assert settings.cuda() == "on" and not settings.torch_wanted() and settings.jobs() == ["-j", "3"]
