@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT / "_build"))
 
 import settings  # noqa: E402
+import tools  # noqa: E402
 from find_torch import find_torch  # noqa: E402
 
 LIBRARIES = ("_core*.so", "libmeon_torch.so", "libmeon_torch_cuda.so", "libmeon_torch_cuda.archs")
@@ -78,7 +79,10 @@ class CMakeBuild(build_ext):
         settings.check()
         build = ROOT / "build" / f"cmake-{sysconfig.get_platform()}-{sys.implementation.cache_tag}"
         staged = build / "staged"
-        run("cmake", "-S", *cmake_arguments(ROOT), "-B", build)
+        stamp, remembered = build / "remembered.txt", tools.remembered(ROOT)
+        known = stamp.is_file() and stamp.read_text(encoding="utf-8") == remembered
+        run("cmake", *([] if known else ["--fresh"]), "-S", *cmake_arguments(ROOT), "-B", build)
+        stamp.write_text(remembered, encoding="utf-8")
         run("cmake", "--build", build, *settings.jobs())
         shutil.rmtree(staged, ignore_errors=True)
         run("cmake", "--install", build, "--prefix", staged)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
+from pathlib import Path
 
 OLDEST = {"cmake": (3, 24), "ninja": (1, 10)}
 
@@ -25,3 +28,17 @@ def usable(tool: str) -> bool:
 def missing() -> list[str]:
     """Requirements for those that are not usable, as pip takes them."""
     return [f"{tool}>={major}.{minor}" for tool, (major, minor) in OLDEST.items() if not usable(tool)]
+
+
+_REMEMBERED = ("CXX", "CXXFLAGS", "LDFLAGS", "CUDA_HOME", "CUDACXX", "CUDAFLAGS", "CUDAHOSTCXX")
+
+
+def remembered(source: Path) -> str:
+    """What CMake settles on its first run in a build folder, whatever it is told later: where the sources are, which
+    compilers there are, and their flags. In a folder that was made with anything else it stops, or builds with that.
+    """
+    told = {name: os.environ.get(name, "") for name in _REMEMBERED}
+    compilers = (told["CXX"], "c++", "g++", told["CUDACXX"], f"{told['CUDA_HOME'] or '/usr/local/cuda'}/bin/nvcc", "nvcc")
+    # Links are followed: that is how another version takes an old one's place.
+    found = {name: os.path.realpath(path) for name in compilers if (path := shutil.which(name))}
+    return f"{str(source)!r}\n{told}\n{found}\n"

@@ -163,3 +163,25 @@ def test_variables_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEON_TORCH", "off")
     monkeypatch.setenv("MAX_JOBS", "3")
     assert settings.cuda() == "on" and not settings.torch_wanted() and settings.jobs() == ["-j", "3"]
+
+
+def test_a_build_folder_is_for_one_checkout_and_its_compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = loaded("tools", monkeypatch)
+    for name in ("CXX", "CXXFLAGS", "LDFLAGS", "CUDACXX", "CUDAFLAGS", "CUDAHOSTCXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "toolkit"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    seen = [tools.remembered(tmp_path), tools.remembered(tmp_path / "moved")]
+    for compiler in ("g++-11", "g++-12"):
+        make_tool(tmp_path / "bin" / compiler, "")
+        (tmp_path / "bin" / "g++").unlink(missing_ok=True)
+        (tmp_path / "bin" / "g++").symlink_to(compiler)
+        seen.append(tools.remembered(tmp_path))
+    (tmp_path / "toolkit").mkdir()
+    make_tool(tmp_path / "toolkit" / "bin" / "nvcc", "")
+    seen.append(tools.remembered(tmp_path))
+    monkeypatch.setenv("CXXFLAGS", "-g")
+    seen.append(tools.remembered(tmp_path))
+    assert len(set(seen)) == len(seen)
+    monkeypatch.setenv("MEON_CUDA", "off")  # CMake is told this each time
+    assert tools.remembered(tmp_path) == seen[-1]
