@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import site
+import sys
 import sysconfig
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +44,9 @@ def find_torch() -> Torch | None:
 
     pip builds in an isolated environment that hides the target's packages, but runs the target's Python: sysconfig
     still names its site-packages. uv does not say for which environment it builds, but one that is activated is on
-    PATH, and one that it found by itself is `.venv` beside the sources or above. A torch of another environment than
-    the target's is as good: only its headers are used, and names of its libraries.
+    PATH, and one that it found by itself is `.venv` beside the sources or above. Neither names the user's own packages
+    (`pip install --user`) or, in a virtual environment with those of the system, the system's. A torch of another
+    environment than the target's is as good: only its headers are used, and names of its libraries.
 
     Raises SystemExit when MEON_TORCH_DIR names something else.
     """
@@ -60,11 +63,13 @@ def find_torch() -> Torch | None:
     if spec is not None and spec.origin is not None:
         candidates.append(Path(spec.origin).parent)
     candidates += [Path(sysconfig.get_path(name)) / "torch" for name in ("purelib", "platlib")]
+    candidates.append(Path(site.getusersitepackages()) / "torch")
     prefixes = [Path(value) for name in ("VIRTUAL_ENV", "CONDA_PREFIX") if (value := os.environ.get(name))]
     prefixes += [Path(folder).parent for folder in os.get_exec_path() if folder]
     prefixes += [folder / ".venv" for folder in (_ROOT, *_ROOT.parents)]
+    prefixes += [Path(sys.base_prefix), Path(sys.base_prefix) / "local"]
     for prefix in prefixes:
-        candidates += sorted(prefix.glob("lib/python3*/site-packages/torch"))
+        candidates += sorted(prefix.glob("lib/python3*/*-packages/torch"))  # site-packages; Debian's dist-packages
     for candidate in candidates:
         if torch := _torch_at(candidate):
             return torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import site
 import sys
 import sysconfig
 from pathlib import Path
@@ -30,6 +31,8 @@ def finder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     module = loaded("find_torch", monkeypatch)
     monkeypatch.setattr(module, "_ROOT", tmp_path / "work" / "meon_ext")
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(site, "getusersitepackages", lambda: str(tmp_path / "user"))
+    monkeypatch.setattr(sys, "base_prefix", str(tmp_path / "usr"))
     monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path / "isolated" / name))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     for name in ("MEON_TORCH_DIR", "VIRTUAL_ENV", "CONDA_PREFIX"):
@@ -64,6 +67,21 @@ def test_named(finder: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_beside_the_python_that_builds(finder: ModuleType, tmp_path: Path) -> None:
     package = make_torch(tmp_path / "isolated" / "platlib" / "torch")
+    assert finder.find_torch().include == package / "include"
+
+
+@pytest.mark.parametrize(
+    "folder",
+    [
+        "user",
+        "usr/lib/python3.11/site-packages",
+        "usr/lib/python3/dist-packages",
+        "usr/local/lib/python3.11/dist-packages",
+    ],
+)
+def test_where_an_environment_may_take_packages_from(folder: str, finder: ModuleType, tmp_path: Path) -> None:
+    """A virtual environment may have the packages of the system; pip that may not write there installs for the user."""
+    package = make_torch(tmp_path / folder / "torch")
     assert finder.find_torch().include == package / "include"
 
 
