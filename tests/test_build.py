@@ -1,4 +1,5 @@
-"""Which torch the build takes its headers from, which tools it asks pip for, and what its variables may be."""
+"""Which torch the build takes its headers from, which tools it asks pip for, and what its variables may be;
+and what a source distribution holds."""
 
 from __future__ import annotations
 
@@ -203,3 +204,21 @@ def test_a_build_folder_is_for_one_checkout_and_its_compilers(tmp_path: Path, mo
     assert len(set(seen)) == len(seen)
     monkeypatch.setenv("MEON_CUDA", "off")  # CMake is told this each time
     assert tools.remembered(tmp_path) == seen[-1]
+
+
+def test_a_source_distribution_holds_what_its_pages_speak_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    egg_info = pytest.importorskip("setuptools.command.egg_info")
+    monkeypatch.chdir(ROOT)
+    files = egg_info.FileList()
+    files.findall()
+    for line in Path("MANIFEST.in").read_text(encoding="utf-8").splitlines():
+        files.process_template_line(line)
+    held = {Path(name) for name in files.files}
+    pages = [ROOT / name for name in held if name.suffix == ".md" and "weights" not in name.parts]
+    assert ROOT / "docs" / "results.md" in pages
+    spoken_of = {ROOT / found for found in ("benchmarks/gpu.sh", "benchmarks/compare.py", ".clang-format")}
+    for page in pages:
+        links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+        spoken_of |= {(page.parent / link).resolve() for link in links}
+    missing = {path for path in spoken_of if path.relative_to(ROOT) not in held}
+    assert not missing
