@@ -221,7 +221,7 @@ class TorchBackend:
 def _import_torch() -> tuple[Any, Any]:
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # the latter where a library that torch loads is missing
         raise NativeError(f"this backend needs torch, which cannot be imported ({error}); pip install torch") from error
     from meon_ext.model import MEON
 

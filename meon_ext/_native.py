@@ -51,7 +51,7 @@ def load_ops() -> str:
     """
     try:
         import torch
-    except ImportError as error:
+    except (ImportError, OSError) as error:  # the latter where a library that torch loads is missing
         raise NativeError(
             f"this feature of meon_ext needs torch >= 2.10, which does not import: {error}. Run: pip install torch"
         ) from error

@@ -85,6 +85,27 @@ for name in meon_ext.__all__:
     assert printed_by(code).splitlines() == [f"{name} | meon_ext.{name} {message}" for name in names]
 
 
+def test_torch_that_misses_a_library_of_its_own(tmp_path: Path) -> None:
+    """As a CUDA build does where packages of the toolkit were removed: the report must be possible all the same."""
+    package = tmp_path / "torch"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise OSError('libcudart.so.12: cannot open shared object file')")
+    code = f"""
+import contextlib, io, sys
+sys.path.insert(0, {str(tmp_path)!r})
+from meon_ext import build_info
+from meon_ext.cli import main
+print(build_info(load_torch=True)["torch_ops"]["status"])
+for command in (["score", "x.png", "--backend", "fused"], ["train", "--out", {str(tmp_path / "run")!r}]):
+    with contextlib.redirect_stderr(sys.stdout):
+        print(main(command))
+"""
+    status, *rest = printed_by(code).splitlines()
+    assert "which does not import: libcudart.so.12: cannot open shared object file" in status
+    assert [line for line in rest if "libcudart" not in line] == ["2", "2"]
+    assert all("error: " in line and "standard output" not in line for line in rest if "libcudart" in line)
+
+
 def test_torch_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
     old = types.ModuleType("torch")
     old.__version__ = "2.9.1+cpu"  # type: ignore[attr-defined]

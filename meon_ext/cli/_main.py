@@ -43,6 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _drop_output()
         return _EXIT_BROKEN_PIPE
     except OSError as error:  # a full disk behind standard output, a name that is too long
+        if error.errno is None:  # no call of the system's failed, but the loading of a library, such as torch's
+            _say(arguments.command, str(error))
+            return _EXIT_USAGE
         _say(arguments.command, f"{error.filename or 'standard output'}: {error.strerror or error}")
         if error.filename is None:
             _drop_output()
