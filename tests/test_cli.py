@@ -599,7 +599,7 @@ def test_terminal_width_is_that_of_shutil(
 
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr(os, "get_terminal_size", ask)
-    assert terminal_width() == shutil.get_terminal_size().columns
+    assert terminal_width() == (shutil.get_terminal_size().columns or 80)  # Python 3.10 says 0, later ones 80
 
 
 @posix
