@@ -1,6 +1,13 @@
 # Where nvcc is, and which architectures to build for. Neither asks torch: torch.utils.cpp_extension.CUDA_HOME is None
 # beside a CPU build of torch, and a machine that builds for a GPU need not have one.
 
+# Refuses values of MEON_CUDA that would count as auto: CMake's own OFF would build what it is to leave out.
+function(meon_check_cuda)
+  if(NOT "${MEON_CUDA}" MATCHES "^(auto|on|off)$")
+    message(FATAL_ERROR "MEON_CUDA is '${MEON_CUDA}'; it must be auto, on or off")
+  endif()
+endfunction()
+
 # Sets `out` to the path of nvcc, or to "" where there is none. Looked for, in this order: $CUDA_HOME, $CUDACXX, PATH,
 # /usr/local/cuda.
 function(meon_find_nvcc out)
@@ -101,6 +108,9 @@ function(meon_cuda_archs out)
         list(APPEND archs ${suffixed}-virtual)  # of the newest that the entry names, as torch does
       endif()
     endforeach()
+  endif()
+  if(NOT archs)  # nvcc would build for an architecture of its own choice
+    message(FATAL_ERROR "TORCH_CUDA_ARCH_LIST is '${asked}', which names no architecture")
   endif()
   list(REMOVE_DUPLICATES archs)
   set(${out} "${archs}" PARENT_SCOPE)
