@@ -55,8 +55,9 @@ def captured(call: Callable[[], Any]) -> Callable[[], Any]:
 
 
 def in_batches(model: Callable[[Tensor], Any], image: Tensor, boxes: Tensor) -> Callable[[], None]:
-    """Plain PyTorch over all crops, cut out beforehand, the last batch filled up to the size that was compiled."""
-    size = min(REFERENCE_BATCH, len(boxes))
+    """Plain PyTorch over all crops, cut out beforehand, in equal batches, of which the last is filled up: one size is
+    compiled. Few are computed twice: full batches and the rest, filled up, would be a tenth more than 713."""
+    size = -(-len(boxes) // -(-len(boxes) // REFERENCE_BATCH))
     filled = boxes[torch.arange(-(-len(boxes) // size) * size, device=boxes.device) % len(boxes)]
     batches = [
         reference.gather_crops(image, part, crop=256).contiguous(memory_format=torch.channels_last)
