@@ -70,11 +70,13 @@ def race(
     *,
     notes: Mapping[str, str] | None = None,
     same: Sequence[str] = (),
+    against: str | None = None,
 ) -> list[Row]:
     """Build the contenders, time them in turn, and make a row of each.
 
     A row's ratio is its time over the first contender's. One that cannot run here has a row that says why. same: those
-    whose results must agree with the first's, since a wrong answer sooner is no gain; raises AssertionError.
+    whose results must agree with the first's (or that contender's which ``against`` names), since a wrong answer sooner
+    is no gain; raises AssertionError.
     """
     runs: dict[str, Run] = {}
     reasons: dict[str, str] = {}
@@ -86,7 +88,7 @@ def race(
             reasons[name] = str(reason)
     first = next(iter(runs), None)
     if first is not None and same:
-        expected = torch.as_tensor(runs[first]())
+        expected = torch.as_tensor(runs[against or first]())
         for name in same:
             if name in runs:
                 found = torch.as_tensor(runs[name]())
