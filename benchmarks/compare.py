@@ -53,6 +53,8 @@ def _arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if arguments.threads < 1:
         parser.error("--threads must be at least 1")
+    if arguments.json is not None and not arguments.json.parent.is_dir():  # else it would be found out at the end
+        parser.error(f"--json: there is no folder {arguments.json.parent}")
     return arguments
 
 

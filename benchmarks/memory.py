@@ -1,4 +1,4 @@
-"""``python benchmarks/memory.py BACKEND WIDTH HEIGHT``: MiB that scoring needs on top of the decoded image."""
+"""``python benchmarks/memory.py BACKEND WIDTH HEIGHT [THREADS]``: MiB that scoring needs over the decoded image."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ def _status(field: str) -> int:
 
 def main() -> None:
     backend, width, height = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-    scorer = Scorer(untrained_weights(), backend=backend)
+    threads = int(sys.argv[4]) if len(sys.argv) > 4 else 0
+    scorer = Scorer(untrained_weights(), backend=backend, threads=threads)
     scorer.score(photograph(*SMALL))  # code and weights are in memory from here on
     # Else the large picture would reuse, uncounted, what the small one left in the heap.
     ctypes.CDLL(None).malloc_trim(0)

@@ -31,7 +31,7 @@ def memory(settings: Settings) -> list[Row]:
         first = None
         for backend in ("core", "fused", "reference"):
             progress(f"{section}: {backend}")
-            command = [sys.executable, str(_MEMORY), backend, str(size[0]), str(size[1])]
+            command = [sys.executable, str(_MEMORY), backend, *map(str, (*size, settings.threads))]
             mebibytes = float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
             first = first or mebibytes
             rows.append(Row(section, f"Scorer, {backend}", "MiB", mebibytes, ratio=mebibytes / first))
@@ -57,7 +57,9 @@ x = numpy.asarray(Image.open(sys.argv[1]))
 high, wide = x.shape[:2]
 crops = [x[y:y + 256, i:i + 256] for y in range(0, high - 255, 128) for i in range(0, wide - 255, 128)]
 crops = numpy.stack(crops).transpose(0, 3, 1, 2).astype(numpy.float32)
-session = onnxruntime.InferenceSession(sys.argv[2], providers=["CPUExecutionProvider"])
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads = int(sys.argv[3])
+session = onnxruntime.InferenceSession(sys.argv[2], options, providers=["CPUExecutionProvider"])
 print(session.run(None, {"crops": crops})[0].mean())
 """
 
@@ -70,15 +72,16 @@ def startup(settings: Settings) -> list[Row]:
         Image.fromarray(photograph(*SMALL)).save(picture)
         write_weights(model, weights())
         meon = Path(sysconfig.get_path("scripts")) / "meon"
-        python = sys.executable
+        python, threads = sys.executable, settings.threads
+        score = (meon, "score", picture, "--model", model, "--quiet", "--threads", threads)
 
         def onnx() -> Run:
             graph = folder / "meon.onnx"
             graph.write_bytes(others.onnx_file())
-            return _script("onnxruntime", _ONNX, picture, graph)
+            return _script("onnxruntime", _ONNX, picture, graph, threads)
 
         contenders: dict[str, Make] = {
-            "meon score photo.png": lambda: _process(meon, "score", picture, "--model", model, "--quiet"),
+            "meon score photo.png": lambda: _process(*score),
             "python -c 'import numpy, PIL.Image'": lambda: _process(python, "-c", "import numpy, PIL.Image"),
             "python -c pass": lambda: _process(python, "-c", "pass"),
             "python -c 'import torch'": lambda: _process(python, "-c", "import torch"),
@@ -91,7 +94,7 @@ def startup(settings: Settings) -> list[Row]:
         return race("start-up, process from start to end", "ms", milliseconds, contenders, effort, notes=notes)
 
 
-def _script(package: str, code: str, *arguments: Path) -> Run:
+def _script(package: str, code: str, *arguments: object) -> Run:
     """Python code that needs a package. Raises Unavailable where it is not installed or the code fails."""
     if importlib.util.find_spec(package) is None:
         raise Unavailable("not installed")
