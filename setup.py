@@ -55,7 +55,8 @@ def cmake_arguments(source: Path) -> list[str]:
         arguments["MEON_TORCH_INCLUDE"] = kept_headers("torch", torch.version, torch.include, parts)
         arguments["MEON_TORCH_LIB_DIR"] = torch.lib
     else:
-        print("meon_ext: no torch >= 2.10 found, so the torch ops are left out; scoring on the CPU works without them")
+        why = "no torch >= 2.10 found" if settings.torch_wanted() else "MEON_TORCH=off"
+        print(f"meon_ext: {why}, so the torch ops are left out; scoring on the CPU works without them")
     if ninja := shutil.which("ninja"):
         arguments["CMAKE_MAKE_PROGRAM"] = ninja
     return [str(source), "-G", "Ninja", *(f"-D{key}={value}" for key, value in arguments.items())]

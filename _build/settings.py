@@ -34,6 +34,6 @@ def jobs() -> list[str]:
 
 def check() -> None:
     """Raises SystemExit for the first that is wrong."""
-    cuda()
-    torch_wanted()
+    if (cuda(), torch_wanted()) == ("on", False):
+        raise SystemExit("MEON_CUDA=on asks for a part of the torch ops, which MEON_TORCH=off leaves out; unset one of them")
     jobs()

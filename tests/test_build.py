@@ -182,6 +182,8 @@ def test_variables_are_what_they_say(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEON_TORCH", "off")
     monkeypatch.setenv("MAX_JOBS", "3")
     assert settings.cuda() == "on" and not settings.torch_wanted() and settings.jobs() == ["-j", "3"]
+    with pytest.raises(SystemExit, match=r"MEON_CUDA=on .* MEON_TORCH=off leaves out"):
+        settings.check()
 
 
 def test_a_build_folder_is_for_one_checkout_and_its_compilers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
