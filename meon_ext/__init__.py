@@ -13,7 +13,18 @@ from meon_ext._version import __version__
 from meon_ext.errors import DatasetError, ImageError, MeonError, NativeError, WeightsError
 
 if TYPE_CHECKING:
-    from meon_ext import datasets, evaluation, metrics, modules, ops, reference
+    from meon_ext import (
+        datasets,
+        distortions,
+        evaluation,
+        full_reference,
+        images,
+        metrics,
+        modules,
+        ops,
+        reference,
+        training,
+    )
     from meon_ext._native import build_info
     from meon_ext.images import LoadedImage, load_image
     from meon_ext.model import MEON
@@ -35,13 +46,17 @@ __all__ = [
     "__version__",
     "build_info",
     "datasets",
+    "distortions",
     "evaluation",
+    "full_reference",
+    "images",
     "load_image",
     "metrics",
     "modules",
     "ops",
     "reference",
     "score",
+    "training",
 ]
 
 _WHERE = {
@@ -55,7 +70,18 @@ _WHERE = {
     "load_image": "images",
     "score": "scoring",
 }
-_MODULES = {"datasets", "evaluation", "metrics", "modules", "ops", "reference"}
+_MODULES = {
+    "datasets",
+    "distortions",
+    "evaluation",
+    "full_reference",
+    "images",
+    "metrics",
+    "modules",
+    "ops",
+    "reference",
+    "training",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -46,6 +46,15 @@ def test_every_public_name_is_there() -> None:
         _ = meon_ext.nonsense
 
 
+def test_modules_that_the_pages_name_are_there_from_the_start() -> None:
+    """Not only after something else has imported them."""
+    root = Path(__file__).resolve().parents[1]
+    pages = "".join(page.read_text(encoding="utf-8") for page in (root / "README.md", *(root / "docs").glob("*.md")))
+    named = {name for name in re.findall(r"`meon_ext\.([a-z]\w*)", pages) if name not in ("cli", "weights")}
+    assert {"ops", "images", "distortions", "training"} <= named
+    assert printed_by(f"import meon_ext\nfor name in {sorted(named)}: getattr(meon_ext, name)") == ""
+
+
 def test_missing_op_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(_native, "OPS_LIBRARY", tmp_path / "libmeon_torch.so")
     with pytest.raises(NativeError, match=r"built without its torch ops.*libmeon_torch\.so is missing.*pip install"):
