@@ -31,9 +31,16 @@ def kept_headers(name: str, version: str, include: Path, parts: tuple[str, ...])
     kept = ROOT / "build" / "deps" / f"{name}-{version}"
     if not kept.is_dir():
         partial = kept.with_name(f"{kept.name}.{os.getpid()}.partial")
+        # Of a build that was killed: in containers process numbers come again.
+        shutil.rmtree(partial, ignore_errors=True)
         for part in parts:
             shutil.copytree(include / part, partial / part)
-        partial.rename(kept)
+        try:
+            partial.rename(kept)
+        except OSError:  # another build, for another Python, was sooner
+            if not kept.is_dir():
+                raise
+            shutil.rmtree(partial)
     return kept
 
 

@@ -4,7 +4,9 @@ and what a source distribution holds."""
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
 import site
 import sys
 import sysconfig
@@ -16,9 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def loaded(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+def loaded(name: str, monkeypatch: pytest.MonkeyPatch, folder: Path = ROOT / "_build") -> ModuleType:
     """A module of the build, which is in no package."""
-    spec = importlib.util.spec_from_file_location(f"{name}_under_test", ROOT / "_build" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(f"{name}_under_test", folder / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     monkeypatch.setitem(sys.modules, spec.name, module)
@@ -224,3 +226,40 @@ def test_a_source_distribution_holds_what_its_pages_speak_of(monkeypatch: pytest
         spoken_of |= {(page.parent / link).resolve() for link in links}
     missing = {path for path in spoken_of if path.relative_to(ROOT) not in held}
     assert not missing
+
+
+@pytest.fixture
+def setup_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """setup.py, which sets nothing up, over a folder of its own."""
+    setuptools = pytest.importorskip("setuptools")
+    monkeypatch.setattr(setuptools, "setup", lambda **_: None)
+    monkeypatch.setattr(sys, "path", sys.path.copy())
+    module = loaded("setup", monkeypatch, ROOT)
+    monkeypatch.setattr(module, "ROOT", tmp_path / "checkout")
+    (tmp_path / "include" / "some").mkdir(parents=True)
+    (tmp_path / "include" / "some" / "header.h").write_text("new", encoding="utf-8")
+    return module
+
+
+def test_headers_are_copied_anew_after_a_build_that_was_killed(setup_script: ModuleType, tmp_path: Path) -> None:
+    half = tmp_path / "checkout" / "build" / "deps" / f"torch-2.13.0.{os.getpid()}.partial"  # the same number again
+    (half / "some").mkdir(parents=True)
+    (half / "some" / "header.h").write_text("half of it", encoding="utf-8")
+    kept = setup_script.kept_headers("torch", "2.13.0", tmp_path / "include", ("some",))
+    assert (kept / "some" / "header.h").read_text(encoding="utf-8") == "new"
+    assert [path.name for path in kept.parent.iterdir()] == ["torch-2.13.0"]
+
+
+def test_headers_that_another_build_has_copied_meanwhile_are_taken(
+    setup_script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree
+
+    def slow(source: Path, target: Path) -> None:
+        copy(source, target)
+        copy(source, tmp_path / "checkout" / "build" / "deps" / "torch-2.13.0" / "some")  # the other is done
+
+    monkeypatch.setattr(shutil, "copytree", slow)
+    kept = setup_script.kept_headers("torch", "2.13.0", tmp_path / "include", ("some",))
+    assert (kept / "some" / "header.h").is_file()
+    assert [path.name for path in kept.parent.iterdir()] == ["torch-2.13.0"]
