@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import struct
+import subprocess
+import sys
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,7 @@ import pytest
 from scipy.io import savemat
 
 from meon_ext.datasets import DATASETS, Dataset, DatasetError, load_dataset
+from meon_ext.datasets._mat import MatFile
 from meon_ext.distortions import TYPES
 
 MAKE: dict[str, Callable[[Path], Path]] = {
@@ -337,6 +342,83 @@ def test_mat_files_of_anything_else(tmp_path: Path) -> None:
     savemat(root / "refnames_all.mat", {"refnames_all": cells})
     path.unlink()
     assert "not a cell array of texts" in complaint("live", root)[-1]
+
+
+def element(kind: int, data: bytes, order: str = "<") -> bytes:
+    """Of a .mat file."""
+    return struct.pack(f"{order}II", kind, len(data)) + data + bytes(-len(data) % 8)
+
+
+def array(
+    flags: int, shape: tuple[int, int], name: str, *inside: bytes, size: int | None = None, order: str = "<"
+) -> bytes:
+    """An array of a .mat file; size: as it says, where that is not so."""
+    words = {kind: struct.pack(f"{order}{len(w)}I", *w) for kind, w in ((6, (flags, 0)), (5, shape))}
+    parts = [*(element(kind, data, order) for kind, data in words.items()), element(1, name.encode(), order), *inside]
+    whole = b"".join(parts)
+    return struct.pack(f"{order}II", 14, len(whole) if size is None else size) + whole
+
+
+def mat_file(path: Path, *variables: bytes, order: str = "<", mark: bytes | None = None) -> None:
+    ends = {"<": b"\x00\x01IM", ">": b"\x01\x00MI"}
+    path.write_bytes(b"MATLAB 5.0".ljust(124) + (mark or ends[order]) + b"".join(variables))
+
+
+def packed(variable: bytes, order: str = "<") -> bytes:
+    data = zlib.compress(variable)
+    return struct.pack(f"{order}II", 15, len(data)) + data
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_names_in_every_encoding_of_a_mat_file(order: str, compressed: bool, tmp_path: Path) -> None:
+    codec = "utf-16-le" if order == "<" else "utf-16-be"
+    short = struct.pack(f"{order}I", 3 << 16 | 16) + b"abc\0"  # up to four bytes stand in the tag
+    texts = [
+        array(4, (1, 9), "", element(4, "bikes.bmp".encode(codec), order), order=order),
+        array(4, (1, 8), "", element(16, b"caps.bmp", order), order=order),
+        array(4, (1, 4), "", element(17, "blå1".encode(codec), order), order=order),
+        array(4, (1, 4), "", element(16, "blå2".encode(), order), order=order),
+        array(4, (1, 3), "", short, order=order),
+    ]
+    variable = array(1, (1, len(texts)), "x", *texts, order=order)
+    mat_file(tmp_path / "x.mat", packed(variable, order) if compressed else variable, order=order)
+    assert MatFile(tmp_path / "x.mat").names("x") == ["bikes.bmp", "caps.bmp", "blå1", "blå2", "abc"]
+
+
+@pytest.mark.parametrize("flags", [1, 1 | 0x200])  # a cell, and one marked as logical, by which it passes for numbers
+def test_cells_in_cells_do_not_overflow_the_reader_s_stack(flags: int, tmp_path: Path) -> None:
+    """SciPy's reader ends the process at some ten thousand, so another one reads."""
+    inner = array(1, (1, 1), "", size=8) * 100_000 + array(4, (1, 1), "", element(16, b"a"))
+    mat_file(tmp_path / "x.mat", packed(array(flags, (1, 1), "x", inner)))
+    code = "import sys; from pathlib import Path; from meon_ext.datasets._mat import MatFile; "
+    code += f"MatFile(Path(sys.argv[1])).{'names' if flags == 1 else 'numbers'}('x')"
+    found = subprocess.run([sys.executable, "-c", code, tmp_path / "x.mat"], capture_output=True, text=True)
+    assert found.returncode == 1
+    assert "DatasetError" in found.stderr and "x is not " in found.stderr
+
+
+def test_text_that_is_declared_but_not_there_is_not_made(tmp_path: Path) -> None:
+    """The reader fills it with blanks: gigabytes of them from a file of 200 bytes."""
+    mat_file(tmp_path / "x.mat", array(1, (1, 1), "x", array(4, (1, 5_000_000), "", element(16, b""))))
+    with pytest.raises(DatasetError, match="x is not a cell array of texts"):
+        MatFile(tmp_path / "x.mat").names("x")
+
+
+def test_a_mat_file_with_a_wrong_mark_of_byte_order_is_measured_too(tmp_path: Path) -> None:
+    """The reader takes whatever is not IM for the other order."""
+    numbers = array(9, (1, 1), "x", element(2, bytes(65 << 20), ">"), order=">")
+    mat_file(tmp_path / "x.mat", packed(numbers, ">"), mark=b"\x01\x00XX")
+    with pytest.raises(DatasetError, match="too large"):
+        MatFile(tmp_path / "x.mat")
+
+
+def test_two_variables_of_one_name(tmp_path: Path) -> None:
+    """Of which the last was looked at and the first was read."""
+    twice = (array(9, (1, 1), "x", element(2, b"\1")), array(1, (0, 0), "x"))
+    mat_file(tmp_path / "x.mat", *twice)
+    with pytest.raises(DatasetError, match="two variables of one name"):
+        MatFile(tmp_path / "x.mat")
 
 
 @pytest.mark.parametrize(

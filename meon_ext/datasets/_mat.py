@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ _MAX_BYTES = 4 * 1024 * 1024
 _MAX_EXPANDED_BYTES = 64 * 1024 * 1024
 _MAX_ELEMENTS = 1_000_000
 _HEADER_BYTES = 128
-_COMPRESSED = 15  # miCOMPRESSED of the MAT-file format, level 5
+# Of the MAT-file format, level 5: types of elements, and classes of arrays.
+_MATRIX, _COMPRESSED = 14, 15
+_CELL_CLASS, _CHAR_CLASS = 1, 4
+_NUMBER_CLASSES = range(6, 16)
+_CODECS = {1: "ascii", 2: "ascii", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _NUMBERS = frozenset(
     {"double", "single", "logical"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
 )
@@ -35,8 +40,7 @@ class MatFile:
 
         self.path = path
         try:
-            size = path.stat().st_size
-            if size > _MAX_BYTES or (size > _HEADER_BYTES and _expanded_bytes(path.read_bytes()) > _MAX_EXPANDED_BYTES):
+            if path.stat().st_size > _MAX_BYTES or (matrices := _matrices(path.read_bytes())) is None:
                 raise DatasetError(f"{path}: too large for the set's table; fetch the file again")
             described = whosmat(path)
         except DatasetError:
@@ -52,6 +56,9 @@ class MatFile:
         if any(math.prod(shape) > _MAX_ELEMENTS for _, shape, _ in described):  # cells are allocated as declared
             raise DatasetError(f"{path}: an array of more than {_MAX_ELEMENTS} elements; fetch the file again")
         self._classes = {name: kind for name, _, kind in described}
+        if len(self._classes) < len(described):  # the one that is described need not be the one that is read
+            raise DatasetError(f"{path}: two variables of one name; fetch the file again")
+        self._matrices: dict[str, _Matrix] = dict(zip(self._classes, matrices, strict=False))  # none in format 4
 
     def __contains__(self, name: str) -> bool:
         return name in self._classes
@@ -59,6 +66,9 @@ class MatFile:
     def numbers(self, name: str) -> NDArray[np.float64]:
         """All numbers of a variable, in MATLAB's order, float64 (N,), all finite."""
         self._require(name, _NUMBERS, "numbers")
+        matrix = self._matrices.get(name)
+        if matrix is not None and matrix.array_class() not in _NUMBER_CLASSES:  # any class may be marked as logical
+            raise DatasetError(f"{self.path}: {name} is not numbers; fetch the file again")
         values = np.asarray(self._load(name), np.float64).ravel(order="F")
         if not np.isfinite(values).all():
             raise DatasetError(f"{self.path}: {name} has values that are not finite; fetch the file again")
@@ -67,11 +77,10 @@ class MatFile:
     def names(self, name: str) -> list[str]:
         """All texts of a cell array, in MATLAB's order."""
         self._require(name, {"cell"}, "a cell array of texts")
-        cells = self._load(name).ravel(order="F")
-        texts = [cell.ravel() for cell in cells]
-        if not all(text.dtype.kind == "U" and len(text) == 1 for text in texts):
-            raise DatasetError(f"{self.path}: {name} is not a cell array of texts; fetch the file again")
-        return [str(text[0]) for text in texts]
+        try:
+            return self._matrices[name].texts()
+        except (KeyError, ValueError) as error:
+            raise DatasetError(f"{self.path}: {name} is not a cell array of texts; fetch the file again") from error
 
     def _require(self, name: str, kinds: frozenset[str] | set[str], wanted: str) -> None:
         if name not in self._classes:
@@ -93,19 +102,90 @@ class MatFile:
         return DatasetError(f"{self.path}: not a MATLAB file, or damaged ({reason}); fetch the file again")
 
 
-def _expanded_bytes(data: bytes) -> int:
-    """How large the variables of a format 5 file are, uncompressed; stops counting past the limit.
+class _Matrix:
+    """A variable of a format 5 file, uncompressed. order: of its bytes, "<" or ">"."""
+
+    def __init__(self, data: bytes, order: str) -> None:
+        self._data = data
+        self._order = order
+
+    def array_class(self) -> int:
+        """What the array consists of, by the number that the format has for it."""
+        return self._array(self._elements())[0]
+
+    def texts(self) -> list[str]:
+        """The texts of a cell array of rows of characters. Raises ValueError for anything else.
+
+        SciPy's reader would do, but of an array within an array it allocates what is declared, and one array in
+        another, often enough, overflows its stack and ends the process.
+        """
+        elements = self._elements()
+        kind, shape = self._array(elements)
+        if kind != _CELL_CLASS:
+            raise ValueError("not a cell array")
+        return [self._text(elements) for _ in range(math.prod(shape))]
+
+    def _text(self, elements: Iterator[tuple[int, bytes]]) -> str:
+        if _next(elements)[0] != _MATRIX:
+            raise ValueError("not an array in a cell")
+        array_class, shape = self._array(elements)
+        kind, data = _next(elements)
+        if array_class != _CHAR_CLASS or kind not in _CODECS:
+            raise ValueError("not text in a cell")
+        codec = _CODECS[kind]
+        text = data.decode(f"{codec}-{'le' if self._order == '<' else 'be'}" if kind in (4, 17, 18) else codec)
+        if shape != (1, len(text)):
+            raise ValueError("not one row of text in a cell")
+        return text
+
+    def _array(self, elements: Iterator[tuple[int, bytes]]) -> tuple[int, tuple[int, ...]]:
+        """Class and shape, with which an array begins; its name is passed over."""
+        (_, flags), (_, shape), _ = (_next(elements) for _ in range(3))
+        if len(flags) != 8 or len(shape) % 4:
+            raise ValueError("not the beginning of an array")
+        return struct.unpack(f"{self._order}II", flags)[0] & 0xFF, struct.unpack(
+            f"{self._order}{len(shape) // 4}i", shape
+        )
+
+    def _elements(self) -> Iterator[tuple[int, bytes]]:
+        """Type and content of one element after the other; what is in a matrix follows it, which has no content."""
+        place = 0
+        while place + 8 <= len(self._data):
+            kind, size = struct.unpack_from(f"{self._order}II", self._data, place)
+            start = place + 8
+            if kind == _MATRIX:
+                size = 0
+            elif kind >> 16:  # up to four bytes stand in the tag
+                kind, size, start = kind & 0xFFFF, min(kind >> 16, 4), place + 4
+            yield kind, self._data[start : start + size]
+            place = max(start + size + (-size % 8 if start == place + 8 else 0), place + 8)
+
+
+def _next(elements: Iterator[tuple[int, bytes]]) -> tuple[int, bytes]:
+    found = next(elements, None)
+    if found is None:
+        raise ValueError("the file ends")
+    return found
+
+
+def _matrices(data: bytes) -> list[_Matrix] | None:
+    """The variables of a format 5 file, in order; none of format 4. None where they are too large, uncompressed.
 
     The reader allocates whatever a compressed variable expands to, which may be a thousand times its size.
     """
-    order = {b"IM": "<", b"MI": ">"}.get(data[126:128])
+    if 0 in data[:4]:  # format 4, which compresses nothing
+        return []
+    order = "<" if data[126:128] == b"IM" else ">"  # whatever else it says: so the reader has it
+    found: list[_Matrix] = []
     total, start = 0, _HEADER_BYTES
-    while order and start + 8 <= len(data) and total <= _MAX_EXPANDED_BYTES:
+    while start + 8 <= len(data):
         kind, size = struct.unpack_from(f"{order}II", data, start)
         body = data[start + 8 : start + 8 + size]
         if kind == _COMPRESSED:
-            total += len(zlib.decompressobj().decompress(body, _MAX_EXPANDED_BYTES + 1 - total))
-        else:
-            total += len(body)
+            body = zlib.decompressobj().decompress(body, _MAX_EXPANDED_BYTES + 1 - total)
+        total += len(body)
+        if total > _MAX_EXPANDED_BYTES:
+            return None
+        found.append(_Matrix(body[8:] if kind == _COMPRESSED else body, order))  # within which it has a tag again
         start += 8 + size
-    return total
+    return found
