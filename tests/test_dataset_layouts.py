@@ -425,8 +425,10 @@ def test_two_variables_of_one_name(tmp_path: Path) -> None:
     ("part", "content", "message"),
     [
         ("xl/workbook.xml", b'<!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>', "declares entities"),
+        # In an encoding in which they do not look like that.
+        ("xl/workbook.xml", '<!DOCTYPE x [<!ENTITY a "b">]><x>&a;</x>'.encode("utf-16"), "not an Excel workbook"),
         ("xl/workbook.xml", b"<workbook", "not an Excel workbook, or damaged"),
-        ("xl/worksheets/sheet2.xml", b" " * (32 * 1024 * 1024 + 1), "is larger than"),
+        ("xl/worksheets/sheet2.xml", b" " * (8 * 1024 * 1024 + 1), "is larger than"),
     ],
 )
 def test_workbooks_of_anything_else(part: str, content: bytes, message: str, tmp_path: Path) -> None:
@@ -438,6 +440,13 @@ def test_workbooks_of_anything_else(part: str, content: bytes, message: str, tmp
         for name, data in (parts | {part: content}).items():
             book.writestr(name, data)
     assert message in complaint("csiq", root)[-1]
+
+
+def test_a_workbook_of_any_length_is_not_read(tmp_path: Path) -> None:
+    path = made.csiq(tmp_path) / "csiq.DMOS.xlsx"
+    with path.open("ab") as file:
+        file.truncate(32 * 1024 * 1024 + 1)
+    assert "larger than 33554432 bytes" in complaint("csiq", tmp_path)[-1]
 
 
 def test_workbooks_without_the_sheet_or_its_columns(tmp_path: Path) -> None:

@@ -11,7 +11,10 @@ from xml.etree import ElementTree
 
 from meon_ext.errors import DatasetError
 
-_MAX_PART_BYTES = 32 * 1024 * 1024
+# CSIQ's workbook has 0.2 MB, and no part of it 1 MB. An element takes some 200 bytes once it is read, and may take 4 in
+# the part, where a thousand of them compress to few bytes.
+_MAX_BYTES = 32 * 1024 * 1024
+_MAX_PART_BYTES = 8 * 1024 * 1024
 _MAIN = "{http://schemas.openxmlformats.org/spreadsheetml/2006/main}"
 _RELATION = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 _PACKAGE = "{http://schemas.openxmlformats.org/package/2006/relationships}"
@@ -23,6 +26,8 @@ def read_sheet(path: Path, sheet: str) -> list[dict[str, str]]:
     Raises DatasetError for a file that is no workbook, or one without that sheet.
     """
     try:
+        if path.stat().st_size > _MAX_BYTES:  # the archive's directory is read whole
+            raise DatasetError(f"{path}: larger than {_MAX_BYTES} bytes; this cannot be the set's workbook")
         with zipfile.ZipFile(path) as book:
             shared = _shared_texts(book) if "xl/sharedStrings.xml" in book.namelist() else []
             return list(_rows(_part(book, _sheet_name(book, path, sheet)), shared))
@@ -41,10 +46,11 @@ def read_sheet(path: Path, sheet: str) -> list[dict[str, str]]:
 
 def _part(book: zipfile.ZipFile, name: str) -> ElementTree.Element:
     with book.open(name) as file:
-        data = _bounded(file, name)
-    if b"<!DOCTYPE" in data or b"<!ENTITY" in data:  # a workbook has none; entities can expand without end
+        # As text, since of bytes the parser takes whatever encoding they declare, in which this would look otherwise.
+        text = _bounded(file, name).decode("utf-8-sig")
+    if "<!DOCTYPE" in text or "<!ENTITY" in text:  # a workbook has none; entities can expand without end
         raise ValueError(f"{name} declares entities")
-    return ElementTree.fromstring(data)
+    return ElementTree.fromstring(text)
 
 
 def _bounded(file: IO[bytes], name: str) -> bytes:
