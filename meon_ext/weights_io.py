@@ -51,6 +51,8 @@ DEFAULT_NAME = "meon"
 SUFFIX = ".safetensors"
 # The largest variant is under 1 MiB a hundred classes; more than this is not a MEON and not worth reading into memory.
 MAX_FILE_BYTES = 64 * 1024 * 1024
+# Of the header, that of the shipped weights is 5 to 19 KB. An entry of 57 bytes takes 2 KB once it is parsed.
+MAX_HEADER_BYTES = 1024 * 1024
 MAX_LABEL_LENGTH = 64
 
 FORMAT = "meon_ext"
@@ -376,7 +378,7 @@ def write_weights(path: str | os.PathLike[str], weights: WeightsFile) -> str:
     if weights.words:
         metadata["words"] = json.dumps(dict(weights.words))
     tensors = {name: np.ascontiguousarray(tensor) for name, tensor in weights.tensors.items()}
-    data = _with_sorted_metadata(save(tensors, metadata=metadata))
+    data = _with_sorted_metadata(path, save(tensors, metadata=metadata))
     try:
         write_whole(path, data)
     except OSError as error:
@@ -502,6 +504,11 @@ def _read_bytes(path: str | os.PathLike[str]) -> bytes:
 def _parse(path: str | os.PathLike[str], data: bytes) -> tuple[dict[str, NDArray[np.float32]], dict[str, str]]:
     from safetensors import SafetensorError, deserialize
 
+    if struct.unpack("<Q", data[:8].ljust(8, b"\0"))[0] > MAX_HEADER_BYTES:
+        raise WeightsError(
+            f"{path}: is no safetensors file, or its header is over {MAX_HEADER_BYTES // 2**20} MiB, too large for "
+            "MEON weights; name another file"
+        )
     try:
         entries: list[tuple[str, dict[str, Any]]] = deserialize(data)  # type: ignore[no-untyped-call]
     except SafetensorError as error:
@@ -528,13 +535,17 @@ def _header(data: bytes) -> dict[str, dict[str, str]]:
     return header
 
 
-def _with_sorted_metadata(data: bytes) -> bytes:
+def _with_sorted_metadata(path: str | os.PathLike[str], data: bytes) -> bytes:
     """The library writes metadata in an order that changes from run to run; hashes of files should not."""
     (length,) = struct.unpack_from("<Q", data)
     header = _header(data)
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # the tensors stay aligned
+    if len(text) > MAX_HEADER_BYTES:
+        raise WeightsError(
+            f"{path}: the metadata are over {MAX_HEADER_BYTES // 2**20} MiB, which nobody could read; leave some out"
+        )
     return struct.pack("<Q", len(text)) + text + data[8 + length :]
 
 

@@ -22,6 +22,7 @@ from meon_ext.errors import WeightsError
 from meon_ext.weights_io import (
     DMOS_MAPPING,
     MAX_FILE_BYTES,
+    MAX_HEADER_BYTES,
     RELEASE_CLASSES,
     Architecture,
     QualityMapping,
@@ -293,6 +294,7 @@ def test_a_release_file_is_checked_as_well(change: Change, message: str, tmp_pat
         ({"input": "0..1"}, "input"),
         ({"score_name": ""}, "score name"),
         ({"metadata": {"format": "mine"}}, "belong to the format"),
+        ({"metadata": {"note": "x" * MAX_HEADER_BYTES}}, "metadata are over 1 MiB"),
         ({"tensors": {}}, "missing"),
         ({"tensors": {n: t.astype(np.float64) for n, t in make_weights().tensors.items()}}, "float64"),
     ],
@@ -340,6 +342,17 @@ def test_headers_that_safetensors_accepts(entry: str, value: Any, message: str, 
     path = tmp_path / "bad.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     with pytest.raises(WeightsError, match=rf"bad\.safetensors: .*{message}"):
+        read_weights(path)
+
+
+def test_a_header_of_a_million_tensors_is_not_parsed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which would take 40 times its size."""
+    entries = {f"{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(MAX_HEADER_BYTES // 50)}
+    text = json.dumps(entries).encode()
+    path = tmp_path / "large.safetensors"
+    path.write_bytes(struct.pack("<Q", len(text)) + text)
+    monkeypatch.setattr("safetensors.deserialize", lambda data: pytest.fail("parsed"))
+    with pytest.raises(WeightsError, match=r"large\.safetensors: .*header is over 1 MiB"):
         read_weights(path)
 
 
