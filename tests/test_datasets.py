@@ -179,6 +179,54 @@ def test_pictures_of_one_reference_share_a_group(tmp_path: Path) -> None:
     assert [r.group for r in found.records] == ["ref.png", "ref.png", "sub/c.png"]
 
 
+def test_a_content_is_one_however_its_path_is_written(tmp_path: Path) -> None:
+    """Else a split may train on the reference of what it tests on."""
+    path = csv_file(
+        tmp_path,
+        f"path,reference\n./ref.png,\na.png,ref.png\nb.png,{tmp_path}/sub/../ref.png\n{tmp_path}/sub/c.png,sub//c.png\n",
+    )
+    assert [r.group for r in load_dataset("csv", path).records] == ["ref.png", "ref.png", "ref.png", "sub/c.png"]
+    path.write_text(f"path\na.png\n{tmp_path / 'a.png'}\n")
+    with pytest.raises(DatasetError, match=r"line 3: .*a\.png stands in line 2 already"):
+        load_dataset("csv", path)
+
+
+def test_a_group_is_also_that_of_the_reference_and_its_other_pictures(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "path,reference,group\nref.png,,\na.png,ref.png,scene 1\nb.png,ref.png,\nsub/c.png,,\n")
+    assert [r.group for r in load_dataset("csv", path).records] == ["scene 1"] * 3 + ["sub/c.png"]
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "\n# score_name: opinion\n\n# scale: 1 5\n\n",  # blank lines
+        "# score_name: opinion,,\n# scale: 1 5,,\n,,\n",  # as a spreadsheet writes it again
+        "# score_name: opinion\r# scale: 1 5\r",
+    ],
+)
+def test_what_stands_before_the_header(head: str, tmp_path: Path) -> None:
+    end = "\r" if "\r" in head else "\n"
+    text = end.join(["path,mos,camera", "a.png,2,", "b.png,one,", ""])
+    path = csv_file(tmp_path, head + text.replace("one", "4"))
+    found = load_dataset("csv", path)
+    assert (found.score_name, found.scale, [r.score for r in found.records]) == ("opinion", (1, 5), [2, 4])
+    line = (head + text).split("b.png")[0].count(end) + 1
+    with pytest.raises(DatasetError, match=f"line {line}: mos 'one' is not a number"):
+        load_dataset("csv", csv_file(tmp_path, head + text))
+
+
+def test_a_model_s_quality_is_not_taken_for_the_mos_beside_it(tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "path,quality,mos\na.png,81,2\nb.png,20,4\n")
+    with pytest.raises(DatasetError, match="quality or mos may be the score; name it by score_column"):
+        load_dataset("csv", path)
+    assert [r.score for r in load_dataset("csv", path, score_column="mos").records] == [2, 4]
+
+
+def test_a_name_too_long_for_the_file_system_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match=r"line 2: .*x\.png is missing"):
+        load_dataset("csv", csv_file(tmp_path, f"path\n{'x' * 300}.png\n"))
+
+
 def test_csv_all_that_is_wrong_at_once(tmp_path: Path) -> None:
     path = csv_file(
         tmp_path,

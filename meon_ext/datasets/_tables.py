@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from meon_ext.errors import DatasetError
 
 MAX_TABLE_BYTES = 256 * 1024 * 1024
 MAX_ROWS = 2_000_000
+_LINE = re.compile(r"[^\r\n]*(?:\r\n?|\n)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +27,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table with a header. comments: the lines before the header that begin with #, without it."""
+    """A table with a header.
+
+    comments: the lines before the header that begin with #, without it and what spreadsheets put behind them.
+    """
 
     path: Path
     columns: tuple[str, ...]
@@ -61,12 +66,16 @@ def read_table(path: Path) -> Table:
     Raises DatasetError for a file that is no such table, naming every line with too many or too few values.
     """
     text = read_text(path)
-    comments, start = [], 0
-    while text.startswith("#", start):
-        end = text.find("\n", start) + 1 or len(text)
-        comments.append(text[start + 1 : end].strip())
-        start = end
-    header = text[start : text.find("\n", start) + 1 or len(text)]
+    comments, passed, start = [], 0, 0
+    while line := _line(text, start):
+        content = line.strip(" ,;\t\r\n")  # spreadsheets write a delimiter for each cell that such a line has not
+        if line.startswith("#"):
+            comments.append(content[1:].lstrip())
+        elif content:
+            break
+        passed += 1
+        start += len(line)
+    header = _line(text, start)
     delimiter = max(",;\t", key=header.count)
     reader = csv.reader(io.StringIO(text[start:], newline=""), delimiter=delimiter, strict=True)
     faults: list[str] = []
@@ -79,7 +88,7 @@ def read_table(path: Path) -> Table:
         if len(set(named)) < len(named):
             raise DatasetError(f"{path}: two columns of one name in the header ({', '.join(columns)})")
         for values in reader:
-            number = len(comments) + reader.line_num
+            number = passed + reader.line_num
             if not any(value.strip() for value in values):
                 continue
             if len(values) != len(columns):
@@ -89,11 +98,17 @@ def read_table(path: Path) -> Table:
             else:
                 rows.append(Row(number, dict(zip(columns, map(str.strip, values), strict=True))))
     except csv.Error as error:
-        raise DatasetError(f"{path}: line {len(comments) + reader.line_num}: not CSV ({error})") from error
+        raise DatasetError(f"{path}: line {passed + reader.line_num}: not CSV ({error})") from error
     if faults:
         more = f"; and {len(faults) - 5} more" if len(faults) > 5 else ""
         raise DatasetError(f"{path}: {'; '.join(faults[:5])}{more}")
     return Table(path, columns, tuple(rows), tuple(comments))
+
+
+def _line(text: str, start: int) -> str:
+    """The line that begins there, with its end: that of Unix, Windows or the old Mac, as ``csv`` takes them."""
+    found = _LINE.match(text, start)
+    return found.group() if found else ""
 
 
 def number(text: str) -> float | None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from dataclasses import replace
 from pathlib import Path
 
 from meon_ext.datasets._problems import Problems
 from meon_ext.datasets._records import Dataset, Record
-from meon_ext.datasets._tables import Row, Table, number, read_table
+from meon_ext.datasets._tables import Row, Table, listed, number, read_table
 
 _PATH_COLUMNS = ("path", "name", "image", "image_name", "filename")
 _SCORE_COLUMNS = {"score": None, "quality": True, "mos": True, "dmos": False}
@@ -27,9 +29,10 @@ def load(
 
     root: the file. images: the folder that paths and references are relative to; by default that of the file.
     Columns, in any order and case: path (or name, image, image_name, filename); score (or mos, dmos, quality, or
-        ``score_column``), distortion, level, reference, group (or content_group), score_std, all of which may be
-        absent or have empty cells. Further columns are passed over. Without a group, pictures of one reference share
-        one, and a picture without a reference is one of its own.
+        ``score_column``, which has to be given where there are two of them), distortion, level, reference, group (or
+        content_group), score_std, all of which may be absent or have empty cells. Further columns are passed over.
+        Without a group, a reference and the pictures of it share one, that of the first of them that has one, and a
+        picture without a reference is one of its own. However a path is written, it is the same picture.
     score_name, scale, higher_is_better: of the scores; what is not given is read from comments before the header
         (``# score_name: DMOS``, ``# scale: 0 100``, ``# higher_is_better: no``), or else follows from the score
         column: for mos and quality higher is better, for dmos lower; the scale is then that of the scores there.
@@ -41,7 +44,10 @@ def load(
     table = problems.read(lambda: read_table(path))
     wanted = {"path": _PATH_COLUMNS} | ({"score": (score_column,)} if score_column else {})
     columns = problems.columns(table, **wanted)
-    scored = columns.get("score") or table.column(*_SCORE_COLUMNS)
+    found = [column for name in _SCORE_COLUMNS if (column := table.column(name))]
+    if len(found) > 1 and not score_column:
+        problems.add(f"{listed(found)} may be the score; name it by score_column, or --score-column")
+    scored = columns.get("score") or (found[0] if found else None)
     said = _comments(table, problems)
     records = _records(table, path.parent if images is None else images, columns["path"], scored, problems)
     scores = [r.score for r in records if r.score is not None]
@@ -106,22 +112,28 @@ def _records(
 
     records = []
     seen: dict[str, int] = {}
+    contents: list[str] = []
+    group_of: dict[str, str] = {}
     for row in table.rows:
         name = cell(row, path_column)
         if not name:
             problems.add(f"line {row.number}: no {path_column}")
             continue
-        if name in seen:
-            problems.add(f"line {row.number}: {name} stands in line {seen[name]} already")
+        picture = _written_one_way(folder, name)
+        if picture in seen:
+            problems.add(f"line {row.number}: {name} stands in line {seen[picture]} already")
             continue
-        seen[name] = row.number
+        seen[picture] = row.number
         reference = cell(row, reference_column)
         for file in (name, reference):
-            if file and not (folder / file).is_file():
+            if file and not os.path.isfile(folder / file):  # noqa: PTH113 - unlike Path's, False for too long a name
                 problems.add(f"line {row.number}: {folder / file} is missing")
         level = value(row, level_column)
         if level is not None and level not in (1, 2, 3, 4, 5):
             problems.add(f"line {row.number}: {level_column} {level:g} is not one of 1 to 5")
+        contents.append(_written_one_way(folder, reference) if reference else picture)
+        if group := cell(row, group_column):
+            group_of.setdefault(contents[-1], group)
         records.append(
             Record(
                 folder / name,
@@ -130,9 +142,17 @@ def _records(
                 cell(row, distortion_column) or None,
                 int(level) if level is not None else None,
                 folder / reference if reference else None,
-                cell(row, group_column) or reference or name,
+                group,
             )
         )
     if not records:
         problems.add("no rows")
-    return records
+    return [
+        record if record.group else replace(record, group=group_of.get(content, content))
+        for record, content in zip(records, contents, strict=True)
+    ]
+
+
+def _written_one_way(folder: Path, name: str) -> str:
+    """A file's name as seen from the folder, so that ./a.png and its absolute path are a.png."""
+    return Path(os.path.relpath(folder / name, folder)).as_posix()
