@@ -11,6 +11,7 @@
 #include <span>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "core/crop_grid.h"
 #include "core/crop_tables.h"
@@ -95,8 +96,10 @@ class Network {
     }
     if (threads < 0) throw std::invalid_argument("threads must be 0 (all) or positive, got " + std::to_string(threads));
     const int64_t height = image.shape(0), width = image.shape(1), crops = boxes.shape(0);
+    // A copy: another thread may write to the array after it was checked.
+    const std::vector<int64_t> checked(boxes.data(), boxes.data() + 4 * crops);
     for (int64_t k = 0; k < crops; ++k) {
-      const int64_t* b = boxes.data() + 4 * k;
+      const int64_t* b = checked.data() + 4 * k;
       const bool inside = b[0] >= 0 && b[1] >= 0 && b[2] <= width && b[3] <= height && b[0] <= b[2] && b[1] <= b[3];
       if (!inside || b[2] - b[0] != meon::kCropSize || b[3] - b[1] != meon::kCropSize) {
         throw std::invalid_argument("boxes[" + std::to_string(k) +
@@ -107,12 +110,12 @@ class Network {
     py::array_t<float> raw(crops);
     py::array_t<float> probabilities({crops, net_->num_classes()});
     const uint8_t* image_data = image.data();
-    const int64_t* boxes_data = boxes.data();
     float* raw_data = raw.mutable_data();
     float* probabilities_data = probabilities.mutable_data();
     {
       const py::gil_scoped_release release;
-      net_->forward_crops({image_data, width, boxes_data}, crops, raw_data, probabilities_data, meon::Threads(threads));
+      net_->forward_crops({image_data, width, checked.data()}, crops, raw_data, probabilities_data,
+                          meon::Threads(threads));
     }
     return py::make_tuple(raw, probabilities);
   }
