@@ -114,8 +114,9 @@ class Scorer:
         matrix products do.
     max_pixels: limit on the pixels of an image; None means MEON_MAX_PIXELS or 512 megapixels.
 
-    A Scorer may be used from several threads at once. Raises WeightsError for a model that cannot be read, NativeError
-    where the backend's library is missing, MeonError where the device is, ValueError for a setting out of range.
+    A Scorer may be used from several threads at once, and pickled for another process, which sets its own up alike.
+    Raises WeightsError for a model that cannot be read, NativeError where the backend's library is missing, MeonError
+    where the device is, ValueError for a setting out of range.
     """
 
     def __init__(
@@ -142,7 +143,15 @@ class Scorer:
         self.stride = stride
         self.pool: Pool = pool
         self.max_pixels = images.pixel_limit(max_pixels)
+        self._asked_for = {"backend": backend, "device": device, "threads": threads, "batch_size": batch_size}
         self._backend: Backend = make_backend(self.weights, backend, device, threads, batch_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        settings = {"stride": self.stride, "pool": self.pool, "max_pixels": self.max_pixels, **self._asked_for}
+        return {"model": self.weights, **settings}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        Scorer.__init__(self, **state)  # the network itself lies in C++ or in torch
 
     @property
     def backend(self) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import json
+import multiprocessing
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -13,6 +16,7 @@ import threading
 import time
 import tracemalloc
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +268,23 @@ def test_meta() -> None:
         "device": "cpu",
         "word": None,
     }
+
+
+@pytest.mark.parametrize("backend", ["auto", "fused"])
+def test_a_scorer_goes_to_another_process(backend: str) -> None:
+    """As to the workers of a pool, which do not inherit it where they are not forked."""
+    settings: dict[str, Any] = {"stride": 64, "pool": "min", "threads": 1, "batch_size": 3, "max_pixels": 400 * 400}
+    scorer = Scorer(untrained_weights(), backend=backend, **settings)
+    image = photograph(300, 400)
+    want = scorer.score(image)
+    for twin in (pickle.loads(pickle.dumps(scorer)), copy.deepcopy(scorer)):
+        got = twin.score(image)
+        assert identical(got, want) and got.meta == want.meta
+        with pytest.raises(ImageError, match="pixels"):
+            twin.score(np.zeros((401, 400, 3), np.uint8))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        assert pool.submit(scorer.score, image).result().raw == want.raw
 
 
 def test_words() -> None:
