@@ -33,6 +33,9 @@ __all__ = [
 
 Array = NDArray[np.float64]
 Logistic = Literal[4, 5]
+# Of the curves that a fit begins with: how steep they are, in standard deviations, and how many it goes on from.
+_SLOPES = (0.3, 1.0, 3.0, 10.0)
+_MOST_STARTS = 5
 
 
 def srcc(prediction: ArrayLike, target: ArrayLike) -> float:
@@ -112,7 +115,7 @@ def fit_logistic(prediction: ArrayLike, target: ArrayLike, parameters: Logistic 
         raise ValueError("a logistic cannot be fitted to predictions that are all equal")
     x_unit, y_unit = _Unit.of(x), _Unit.of(y)
     u, v = x_unit.apply(x), y_unit.apply(y)
-    starts = sorted(_starts(u, v, parameters), key=lambda start: _squared_error(start, u, v))[:3]
+    starts = _starts(u, v, parameters)
     best = starts[0]
     for start in starts:
         found = least_squares(lambda p: _logistic(u, p) - v, start, method="lm").x
@@ -136,21 +139,31 @@ def _squared_error(p: Array, u: Array, v: Array) -> float:
 
 
 def _starts(u: Array, v: Array, parameters: Logistic) -> list[Array]:
-    """The best logistic at each place and slope of a grid; u and v have mean 0 and standard deviation 1."""
+    """The best logistics on a grid of places and slopes, best first; u and v have mean 0 and standard deviation 1.
+
+    Only those that no neighbour on the grid is better than: the best few might all lead to one minimum.
+    """
+    from scipy.ndimage import minimum_filter
     from scipy.special import expit
 
-    starts = []
-    for place in np.quantile(u, (0.02, 0.15, 0.3, 0.5, 0.7, 0.85, 0.98)):
-        for slope in (0.3, 1.0, 3.0, 10.0):
+    quantiles = np.quantile(u, (0.02, 0.15, 0.3, 0.5, 0.7, 0.85, 0.98))
+    # Evenly over the range too: of quality that is cut at 0 and 100 most quantiles may be these.
+    places = np.unique(np.concatenate([quantiles, np.linspace(u.min(), u.max(), 9)]))
+    starts, errors = [], np.empty((len(places), len(_SLOPES)))
+    for row, place in enumerate(places):
+        for column, slope in enumerate(_SLOPES):
             curve = expit(slope * (u - place))
             columns = [curve, np.ones_like(u)] + ([u] if parameters == 5 else [])
             solution = np.linalg.lstsq(np.stack(columns, axis=1), v, rcond=None)[0]
             rise, offset = solution[:2]
             if parameters == 4:
-                starts.append(np.array([offset + rise, offset, place, 1 / slope]))
+                start = np.array([offset + rise, offset, place, 1 / slope])
             else:
-                starts.append(np.array([rise, slope, place, solution[2], offset + rise / 2]))
-    return starts
+                start = np.array([rise, slope, place, solution[2], offset + rise / 2])
+            starts.append(start)
+            errors[row, column] = _squared_error(start, u, v)
+    lowest = np.flatnonzero(errors == minimum_filter(errors, 3, mode="nearest"))
+    return [starts[i] for i in lowest[np.argsort(errors.flat[lowest], kind="stable")][:_MOST_STARTS]]
 
 
 class _Unit(NamedTuple):

@@ -130,6 +130,16 @@ def test_no_other_start_finds_a_better_logistic(random: np.random.Generator, par
     assert ours <= best * (1 + 1e-6)
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_five_parameters_do_no_worse_than_four_on_quality_that_is_cut_off(seed: int) -> None:
+    """They hold every curve of four, but are found only if a start lies between the many values at the ends."""
+    random = np.random.default_rng([7, seed])
+    x = np.clip(random.uniform(-40, 160, 120), 0, 100)
+    y = four(x, 1, 0, random.uniform(35, 65), random.uniform(3, 6)) + random.normal(0, 0.03, 120)
+    four_, five_ = (float(np.sum((metrics.fit_logistic(x, y, n)(x) - y) ** 2)) for n in (4, 5))  # type: ignore[arg-type]
+    assert five_ <= four_ * (1 + 1e-6)
+
+
 @pytest.mark.parametrize("parameters", [4, 5])
 def test_the_fit_does_not_depend_on_units(random: np.random.Generator, parameters: Any) -> None:
     x = random.uniform(0, 100, 50)
