@@ -113,6 +113,20 @@ def test_live_by_a_table(tmp_path: Path) -> None:
     assert lines == [f"{nowhere}: no such folder"]
 
 
+def test_live_from_a_table_that_names_references_in_other_ways(tmp_path: Path) -> None:
+    made.touch(tmp_path, "a.png", "b.png", "c.png")
+    columns = ("name", "type", "reference", "dmos")
+    rows = [("a.png", "jpeg", "Bikes", 10), ("b.png", "wn", "refimgs/bikes.bmp", 20), ("c.png", "wn", "caps", 30)]
+    made.table(tmp_path / "dmos.csv", columns, rows)
+    assert [r.group for r in load_dataset("live", tmp_path).records] == ["live/bikes", "live/bikes", "live/caps"]
+    made.table(
+        tmp_path / "dmos.csv", columns, [*rows[:2], ("c.png", "wn", "", 30), ("x" * 300 + "/d.png", *rows[2][1:])]
+    )
+    no_reference, missing = complaint("live", tmp_path)
+    assert "line 4: no reference" in no_reference
+    assert missing.endswith("d.png: missing")
+
+
 @pytest.mark.parametrize("xlsx", [True, False])
 def test_csiq(tmp_path: Path, xlsx: bool) -> None:
     dataset = load_dataset("csiq", made.csiq(tmp_path, xlsx=xlsx))
@@ -193,6 +207,10 @@ def test_biq2021(tmp_path: Path) -> None:
         load_dataset("biq2021", root, part="training")
     made.table(root / "mos.csv", ("name", "mos", "content_group"), [("ss02 (8).jpg", 0.5, 17)])
     assert [(r.score, r.group) for r in load_dataset("biq2021", root).records] == [(0.5, "biq2021/17")]
+    rows = [("ss02 (8).jpg", 0.5, ""), ("ss03 (3753).jpg", 0.6, "")]  # of which nobody said that they are one scene
+    made.table(root / "mos.csv", ("name", "mos", "content_group"), rows)
+    groups = [r.group for r in load_dataset("biq2021", root).records]
+    assert groups == ["biq2021/ss02 (8).jpg", "biq2021/ss03 (3753).jpg"]
 
 
 @pytest.mark.parametrize("inner", ["pristine_images", "some/where"])

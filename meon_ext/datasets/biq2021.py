@@ -18,8 +18,8 @@ def load(root: Path, *, part: str | None = None) -> Dataset:
     """The photographs of BIQ2021 with their MOS, 0 to 1, higher is better.
 
     Official layout: ``Images``, and ``Train (Images and MOS).csv`` and ``Test (Images and MOS).csv`` (Image Name, MOS).
-    Also ``Images`` with one ``mos.csv`` (name, mos and, if known, content_group). Without that column each picture is a
-    group of its own.
+    Also ``Images`` with one ``mos.csv`` (name, mos and, if known, content_group). Without that column, or where it is
+    empty, a picture is a group of its own.
 
     part: "train" or "test" for one of the two official tables.
 
@@ -52,7 +52,7 @@ def _records(path: Path, images: Folder, problems: Problems) -> list[Record]:
         Record(
             problems.picture(images, row.values[columns["name"]]),
             problems.score(f"{path}, line {row.number}", row.values[columns["mos"]], _SCALE),
-            group=f"biq2021/{row.values[group] if group else row.values[columns['name']]}",
+            group=f"biq2021/{(row.values[group] if group else '') or row.values[columns['name']]}",
         )
         for row in table.rows
     ]

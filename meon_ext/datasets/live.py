@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from meon_ext.datasets import _house_names
 from meon_ext.datasets._files import Folder
@@ -105,7 +106,7 @@ def _dataset(root: Path, records: list[Record]) -> Dataset:
 
 
 def _group(reference: str) -> str:
-    return f"live/{reference.rpartition('.')[0].casefold()}"
+    return f"live/{PurePath(reference).stem.casefold()}"  # tables may have it with its folder, or without suffix
 
 
 def _info(folder: Folder, problems: Problems) -> dict[int, str]:
@@ -161,7 +162,7 @@ def _from_table(root: Path, problems: Problems, path: Path, references: Path | N
     folders: dict[Path, Folder] = {}
 
     def folder(parent: Path) -> Folder | None:
-        if parent not in folders and parent.is_dir():
+        if parent not in folders and os.path.isdir(parent):  # noqa: PTH112 - unlike Path's, False for too long a name
             folders[parent] = problems.read(lambda: Folder(parent))
         return folders.get(parent)
 
@@ -174,6 +175,8 @@ def _from_table(root: Path, problems: Problems, path: Path, references: Path | N
         where = f"{path}, line {row.number}"
         if kind.casefold() not in _WORDS:
             problems.add(f"{where}: type {kind!r} is none of {', '.join(_WORDS)}")
+        if not reference:
+            problems.add(f"{where}: no reference, by which a split tells contents apart")
         candidates = [folder((base / name).parent) for base in (root, root / "distorted")]
         found = next((p for c in candidates if c is not None and (p := c.picture(Path(name).name))), None)
         if found is None:
