@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import re
 import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, cast
@@ -50,7 +51,7 @@ def make_backend(weights: WeightsFile, name: str, device: str, threads: int, bat
     """Choose as ``Scorer`` documents, and build. Raises ValueError for a choice that contradicts itself."""
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {name!r}")
-    if device not in ("auto", "cpu") and device.split(":")[0] != "cuda":
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device, re.ASCII):
         raise ValueError(f"device must be auto, cpu, cuda or cuda:N, got {device!r}")
     on_cuda = device.startswith("cuda")
     runs_on_core = _core_runs(weights.architecture)
@@ -150,6 +151,8 @@ class TorchBackend:
         if device != "cpu" and not torch.cuda.is_available():
             why = "is a build without CUDA" if torch.version.cuda is None else "finds no usable CUDA device"
             raise MeonError(f"device {device} was asked for, but torch {torch.__version__} {why}; use device cpu")
+        if ":" in device and int(device.partition(":")[2]) >= (count := torch.cuda.device_count()):
+            raise MeonError(f"device {device} was asked for, but there are {count}, the last of them cuda:{count - 1}")
         self.name = name
         self.device = device
         self._torch = torch

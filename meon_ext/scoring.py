@@ -18,7 +18,7 @@ from meon_ext._pooling import POOLS, Pool, cover_mean, pool_raw, vote
 from meon_ext._prefetch import decode_ahead
 from meon_ext.errors import ImageError, MeonError
 from meon_ext.images import ImageLike, LoadedImage
-from meon_ext.weights_io import CROP_SIZE, WeightsFile, read_weights, resolve_weights
+from meon_ext.weights_io import CROP_SIZE, WeightsFile, check_weights, read_weights, resolve_weights
 
 if TYPE_CHECKING:
     import torch
@@ -115,8 +115,8 @@ class Scorer:
     max_pixels: limit on the pixels of an image; None means MEON_MAX_PIXELS or 512 megapixels.
 
     A Scorer may be used from several threads at once, and pickled for another process, which sets its own up alike.
-    Raises WeightsError for a model that cannot be read, NativeError where the backend's library is missing, MeonError
-    where the device is, ValueError for a setting out of range.
+    Raises WeightsError for a model that cannot be read or whose parts do not fit together, NativeError where the
+    backend's library is missing, MeonError where the device is, ValueError for a setting out of range.
     """
 
     def __init__(
@@ -139,6 +139,8 @@ class Scorer:
             raise ValueError(f"threads must be 0 (all) or more, and below 2^31, got {threads}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if isinstance(model, WeightsFile):
+            check_weights(model, model.path or model.name or "model")  # nobody has, as reading a file does
         self.weights = model if isinstance(model, WeightsFile) else read_weights(resolve_weights(model))
         self.stride = stride
         self.pool: Pool = pool

@@ -307,6 +307,8 @@ def test_words() -> None:
         {"batch_size": 0},
         {"backend": "cuda"},
         {"device": "gpu"},
+        {"device": "cuda:first"},
+        {"device": "cuda:"},
         {"device": "cuda", "backend": "core"},
         {"max_pixels": 0},
     ],
@@ -319,6 +321,20 @@ def test_settings_out_of_range(settings: dict[str, Any]) -> None:
 def test_missing_weights_file(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="nowhere"):
         Scorer(tmp_path / "nowhere.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ("a", "b")}, "classes names 2 outputs of a network that has 5"),
+        ({"input": "BGR 0..255"}, "input is 'BGR 0..255'"),
+        ({"words": (("bad", 0.0), ("good", 60.0))}, "words .* must go down to 0"),
+        ({"tensors": {}}, r"'stages\.0\.weight' is missing"),
+    ],
+)
+def test_weights_from_no_file_are_checked_too(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeightsError, match=f"^mine: .*{message}"):
+        Scorer(dataclasses.replace(untrained_weights(), name="mine", **changes))
 
 
 def test_max_pixels() -> None:
@@ -348,6 +364,14 @@ def test_cuda_that_is_not_there() -> None:
     with pytest.raises(MeonError, match="use device cpu"):
         Scorer(untrained_weights(), device="cuda")
     assert Scorer(untrained_weights(), backend="reference").device == "cpu"
+
+
+def test_a_cuda_device_of_a_number_there_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(MeonError, match="device cuda:2 was asked for, but there are 2, the last of them cuda:1"):
+        Scorer(untrained_weights(), device="cuda:2")
 
 
 def test_torch_thread_count_is_put_back() -> None:
