@@ -63,7 +63,8 @@ class MEON(nn.Module):
     parametrization: how GDN's parameters are kept, see ``GDN``. With "projected", call
         ``meon_ext.modules.project_gdn_(model)`` after every optimiser step.
     backend: "fused" or "reference" (plain PyTorch).
-    mapping, score_name: from raw scores to quality 0..100, and what the raw score is called; kept in weights files.
+    mapping, score_name, words: from raw scores to quality 0..100, what the raw score is called, and words for quality,
+        as ``WeightsFile`` has them; kept in weights files.
 
     Parameters are initialised as ``reset_parameters`` says. Raises ValueError for other arguments, NativeError when the
     fused backend cannot be loaded.
@@ -82,6 +83,7 @@ class MEON(nn.Module):
         classes: Sequence[str] | None = None,
         mapping: QualityMapping = IDENTITY_MAPPING,
         score_name: str = "quality",
+        words: Sequence[tuple[str, float]] = (),
     ) -> None:
         super().__init__()
         if task == "single":
@@ -92,6 +94,7 @@ class MEON(nn.Module):
             raise ValueError(f"{len(self.classes)} class names for num_classes={num_classes}")
         self.mapping = mapping
         self.score_name = score_name
+        self.words = tuple(words)
 
         self.stages = nn.Sequential(
             *(
@@ -224,6 +227,7 @@ class MEON(nn.Module):
             architecture=self.architecture,
             mapping=self.mapping,
             score_name=self.score_name,
+            words=self.words,
             metadata=dict(metadata or {}),
         )
 
@@ -249,6 +253,7 @@ class MEON(nn.Module):
             classes=weights.classes,
             mapping=weights.mapping,
             score_name=weights.score_name,
+            words=weights.words,
         )
         model.load_effective_({name: torch.from_numpy(np.array(tensor)) for name, tensor in weights.tensors.items()})
         return model.eval()

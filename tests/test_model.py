@@ -17,7 +17,7 @@ from meon_ext import reference
 from meon_ext.errors import WeightsError
 from meon_ext.model import MEON, MEONOutput
 from meon_ext.modules import Backend, ConvGDNPool, LinearGDN, Parametrization, project_gdn_
-from meon_ext.weights_io import DMOS_MAPPING, RELEASE_CLASSES, read_weights, write_weights
+from meon_ext.weights_io import DMOS_MAPPING, RELEASE_CLASSES, read_weights, resolve_weights, write_weights
 
 BACKENDS = ["reference", "fused"]
 PARAMETRIZATIONS = ["projected", "reparam"]
@@ -194,10 +194,10 @@ def test_pretraining_leaves_the_quality_head_alone() -> None:
 @pytest.mark.parametrize("parametrization", PARAMETRIZATIONS)
 @pytest.mark.parametrize("variant", VARIANTS, ids=str)
 def test_save_and_load(variant: dict[str, object], parametrization: Parametrization, tmp_path: Path) -> None:
-    names = ("blur", "noise", "none")
+    names, words = ("blur", "noise", "none"), (("good", 50.0), ("bad", 0.0))
     model = MEON(
         3, **variant, backend="reference", parametrization=parametrization, classes=names, mapping=DMOS_MAPPING,
-        score_name="DMOS",
+        score_name="DMOS", words=words,
     )  # fmt: skip
     if variant.get("batch_norm"):
         model(crops(4))  # so that the running statistics are not their initial values
@@ -210,7 +210,7 @@ def test_save_and_load(variant: dict[str, object], parametrization: Parametrizat
     loaded = MEON.from_pretrained(path, backend="reference")
     assert not loaded.training
     assert (loaded.architecture, loaded.classes) == (model.architecture, model.classes)
-    assert (loaded.mapping, loaded.score_name) == (DMOS_MAPPING, "DMOS")
+    assert (loaded.mapping, loaded.score_name, loaded.words) == (DMOS_MAPPING, "DMOS", words)
     for name, tensor in model.effective_tensors().items():
         assert torch.equal(loaded.effective_tensors()[name], tensor), name
     x = crops(2)
@@ -218,6 +218,11 @@ def test_save_and_load(variant: dict[str, object], parametrization: Parametrizat
         assert value is other is None or torch.equal(value, other)
     again = tmp_path / "again.safetensors"
     assert loaded.save_pretrained(again, {"trained_on": "nothing"}) == digest
+
+
+def test_the_default_weights_keep_their_words(tmp_path: Path) -> None:
+    MEON.from_pretrained(backend="reference").save_pretrained(tmp_path / "m.safetensors")
+    assert read_weights(tmp_path / "m.safetensors").words == read_weights(resolve_weights()).words != ()
 
 
 def test_reparam_loads_to_rounding(tmp_path: Path) -> None:
