@@ -5,6 +5,7 @@ TensorFlow's own reader reads it, so this needs ``pip install meon_ext[convert]`
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,8 @@ _VARIABLES = {
     "beta": "gdn_x/reparam_beta",
     "gamma": "gdn_x/reparam_gamma",
 }
+# The largest network of 100 classes has none of more; a checkpoint may hold any model, of any size.
+_MAX_ELEMENTS = 1_000_000
 # The release keeps r = sqrt(v + 2^-36) and computes v = max(r, sqrt(v_min + 2^-36))^2 - 2^-36.
 _PEDESTAL = 2.0**-36
 _MINIMUM = {"beta": 1e-6, "gamma": 0.0}
@@ -113,8 +116,13 @@ def _read_variables(prefix: str) -> dict[str, NDArray[np.floating[Any]]]:
         raise MeonError(
             "reading a TensorFlow checkpoint needs TensorFlow; install it with: pip install 'meon_ext[convert]'"
         ) from error
+    wanted = {f"{scope}/{variable}" for scope in _SCOPES.values() for variable in _VARIABLES.values()}
     try:
         reader = tf.train.load_checkpoint(prefix)
-        return {name: reader.get_tensor(name) for name in reader.get_variable_to_shape_map()}
+        shapes = {n: s for n, s in reader.get_variable_to_shape_map().items() if n in wanted}
+        if all(math.prod(shape) <= _MAX_ELEMENTS for shape in shapes.values()):
+            return {name: reader.get_tensor(name) for name in shapes}
     except Exception as error:  # the reader turns its failures into exceptions of many kinds, IndexError among them
         raise WeightsError(f"{prefix}: is no TensorFlow checkpoint or damaged ({error}); get it again") from error
+    large = next(name for name, shape in shapes.items() if math.prod(shape) > _MAX_ELEMENTS)
+    raise WeightsError(f"{prefix}: variable {large!r} has shape {list(shapes[large])}; give a checkpoint of MEON")

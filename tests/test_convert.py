@@ -3,6 +3,7 @@
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,43 @@ def test_without_tensorflow_the_extra_is_named(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setitem(sys.modules, "tensorflow", None)
     with pytest.raises(MeonError, match=r"meon_ext\[convert\]"):
         convert_checkpoint(tmp_path / "MEON-0")
+
+
+class Checkpoint:
+    """What TensorFlow's reader gives, of arrays that need not be there."""
+
+    def __init__(self, variables: Variables, shapes: dict[str, list[int]]) -> None:
+        self.variables, self.shapes = variables, shapes
+
+    def get_variable_to_shape_map(self) -> dict[str, list[int]]:
+        return {name: list(array.shape) for name, array in self.variables.items()} | self.shapes
+
+    def get_tensor(self, name: str) -> NDArray[Any]:
+        return self.variables[name]  # fails for one that need not be read
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"bert/embeddings": [30_000, 1_000_000], "conv1/weights/Adam_1": [10**12]}, None),
+        ({"conv1/weights": [5, 5, 3, 10**12]}, r"variable 'conv1/weights' has shape \[5, 5, 3, 1000000000000\]"),
+    ],
+)
+def test_only_the_network_s_variables_are_read_and_only_if_small(
+    shapes: dict[str, list[int]], message: str | None, variables: Variables, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "MEON-0.index").touch()
+    del variables["conv1/weights/Adam"]
+    if message:
+        del variables["conv1/weights"]
+    reader = Checkpoint(variables, shapes)
+    train = SimpleNamespace(load_checkpoint=lambda prefix: reader)
+    monkeypatch.setitem(sys.modules, "tensorflow", SimpleNamespace(train=train))
+    if message is None:
+        assert list(convert_checkpoint(tmp_path / "MEON-0").tensors) == list(Architecture().expected_tensors())
+    else:
+        with pytest.raises(WeightsError, match=message):
+            convert_checkpoint(tmp_path / "MEON-0")
 
 
 @pytest.fixture
