@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import struct
 import subprocess
@@ -258,6 +259,36 @@ def test_every_missing_picture_is_named(name: str, tmp_path: Path) -> None:
     # Names as the tables have them, which may differ from the files' in case and suffix.
     missing = {line.casefold().rpartition(".")[0] for line in complaint(name, root) if line.endswith(": missing")}
     assert missing == {str(path.with_suffix("")).casefold() for path in gone}
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_a_link_to_nowhere_and_a_folder_are_no_pictures(name: str, tmp_path: Path) -> None:
+    root = MAKE[name](tmp_path)
+    records = load_dataset(name, root).records
+    records[0].path.unlink()
+    records[0].path.symlink_to(tmp_path / "nowhere")
+    records[-1].path.unlink()
+    records[-1].path.mkdir()
+    assert len([line for line in complaint(name, root) if line.endswith(": missing")]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("live", "dmos_realigned.mat"),
+        ("csiq", "csiq.DMOS.xlsx"),
+        ("clive", "Data/AllMOS_release.mat"),
+        ("tid2013", "mos_with_names.txt"),
+    ],
+)
+def test_a_pipe_in_place_of_scores_is_not_waited_for(name: str, file: str, tmp_path: Path) -> None:
+    path = MAKE[name](tmp_path) / file
+    (path.parent / "dmos.mat").unlink(missing_ok=True)
+    path.unlink()
+    os.mkfifo(path)
+    code = "import sys; from meon_ext.datasets import load_dataset; load_dataset(sys.argv[1], sys.argv[2])"
+    found = subprocess.run([sys.executable, "-c", code, name, tmp_path], capture_output=True, text=True, timeout=30)
+    assert "no such file" in found.stderr
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from pathlib import Path
 
@@ -20,31 +21,45 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._entries: dict[str, Path] = {}
+        self._files: dict[str, Path] = {}
+        self._pictures: dict[str, Path] = {}
+        self._all_pictures: list[Path] = []
         try:
-            names = os.listdir(path)  # noqa: PTH208  Path.iterdir makes a Path of each first
+            with os.scandir(path) as entries:  # Path.iterdir makes a Path of each first, and knows no types
+                is_file = {entry.name: _is_file(entry) for entry in itertools.islice(entries, _MAX_FILES + 1)}
         except OSError as error:
             raise _cannot_list(path, error) from error
-        if len(names) > _MAX_FILES:
+        if len(is_file) > _MAX_FILES:
             raise DatasetError(f"{path}: more than {_MAX_FILES} files in one folder; name the right folder")
-        self._names = sorted(names)
-        self._pictures: dict[str, Path] = {}
-        for name in self._names:
+        for name in sorted(is_file):
             self._entries.setdefault(name.casefold(), path / name)
+            if not is_file[name]:
+                continue
+            self._files.setdefault(name.casefold(), path / name)
             if is_image_name(name) and not name.startswith("."):
                 self._pictures.setdefault(_stem(name), path / name)
+                self._all_pictures.append(path / name)
 
     def find(self, *names: str) -> Path | None:
         """What has the first of these names that is there, in whatever case; None if none is."""
         return next((self._entries[name.casefold()] for name in names if name.casefold() in self._entries), None)
 
+    def file(self, *names: str) -> Path | None:
+        """The same among regular files: no folder, no link to nowhere, no pipe, which whoever opens it waits for."""
+        return next((self._files[name.casefold()] for name in names if name.casefold() in self._files), None)
+
     def picture(self, name: str) -> Path | None:
         """The picture of this name, in whatever case, or else of another suffix, as after conversion to PNG."""
-        return self.find(name) or self._pictures.get(_stem(name))
+        return self.file(name) or self._pictures.get(_stem(name))
 
     def pictures(self) -> list[Path]:
         """All pictures, hidden ones left out, in natural order."""
-        pictures = (self.path / name for name in self._names if is_image_name(name) and not name.startswith("."))
-        return sorted((path for path in pictures if path.is_file()), key=lambda path: natural_key(path.name))
+        return sorted(self._all_pictures, key=lambda path: natural_key(path.name))
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    # Asks the file system only of links.
+    return entry.is_file(follow_symlinks=False) or (entry.is_symlink() and os.path.isfile(entry.path))  # noqa: PTH113
 
 
 def _stem(name: str) -> str:

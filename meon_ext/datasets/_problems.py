@@ -47,7 +47,7 @@ class Problems:
 
     def file(self, parent: Folder, *names: str) -> Path:
         """The file in ``parent`` that has the first of these names that is there. Raises the error if none is."""
-        path = parent.find(*names)
+        path = parent.file(*names)
         if path is None:
             self.add(f"{parent.path / listed(names)}: no such file")
             raise self.error()

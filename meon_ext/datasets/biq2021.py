@@ -30,7 +30,7 @@ def load(root: Path, *, part: str | None = None) -> Dataset:
     problems = Problems("biq2021", root, _REMEDY)
     top = problems.read(lambda: Folder(root))
     images = problems.folder(top, "Images")
-    if part is None and (single := top.find("mos.csv")) is not None:
+    if part is None and (single := top.file("mos.csv")) is not None:
         paths = [single]
     else:
         paths = [problems.file(top, name) for key, name in _TABLES.items() if part in (None, key)]

@@ -41,8 +41,8 @@ def load(root: Path, *, table: Path | None = None, references: Path | None = Non
     """
     problems = Problems("live", root, _REMEDY)
     top = problems.read(lambda: Folder(root))
-    if table is None and top.find("dmos.mat", "dmos_realigned.mat") is None:
-        table = top.find("dmos.csv")
+    if table is None and top.file("dmos.mat", "dmos_realigned.mat") is None:
+        table = top.file("dmos.csv")
     if table is None:
         return _official(top, problems)
     path = table
@@ -111,7 +111,7 @@ def _group(reference: str) -> str:
 
 def _info(folder: Folder, problems: Problems) -> dict[int, str]:
     """From the number of a picture to its reference; empty where the release came without the file."""
-    path = folder.find("info.txt")
+    path = folder.file("info.txt")
     if path is None:
         return {}
     found: dict[int, str] = {}
@@ -142,7 +142,7 @@ def _scores(top: Folder, problems: Problems) -> _Scores:
         with_copies = problems.read(lambda: MatFile(plain))
     copies = [bool(value) for value in problems.read(lambda: with_copies.numbers("orgs"))]
     names: list[str] = []
-    if (names_path := top.find("refnames_all.mat")) is not None:
+    if (names_path := top.file("refnames_all.mat")) is not None:
         names_file = problems.read(lambda: MatFile(names_path))
         names = problems.read(lambda: names_file.names("refnames_all"))
     problems.raise_if_any()

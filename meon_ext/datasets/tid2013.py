@@ -27,7 +27,7 @@ def load(root: Path) -> Dataset:
     """
     problems = Problems("tid2013", root, _REMEDY)
     top = problems.read(lambda: Folder(root))
-    if top.find("mos_with_names.txt") is None and (table := top.find("mos.csv")) is not None:
+    if top.file("mos_with_names.txt") is None and (table := top.file("mos.csv")) is not None:
         rows = _rows_of_table(table, problems)
         distorted = references = top
     else:
@@ -71,7 +71,7 @@ def _rows_of_text(path: Path, top: Folder, problems: Problems) -> list[tuple[str
         elif words:
             problems.add(f"{path}, line {place}: {line.strip()!r} is not a score and a name")
     deviations = [""] * len(rows)
-    if (std_path := top.find("mos_std.txt")) is not None:
+    if (std_path := top.file("mos_std.txt")) is not None:
         deviations = problems.read(lambda: read_text(std_path)).split()
         if len(deviations) != len(rows):
             problems.add(f"{std_path}: {len(deviations)} values for {len(rows)} scores")
