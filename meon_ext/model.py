@@ -242,19 +242,21 @@ class MEON(nn.Module):
         """
         check_weights(weights, weights.path or "weights")
         architecture = weights.architecture
-        model = cls(
-            architecture.num_classes,
-            activation=cast(Activation, architecture.activation),
-            task=cast(Task, architecture.task),
-            width=architecture.width,
-            batch_norm=architecture.batch_norm,
-            parametrization=parametrization,
-            backend=backend,
-            classes=weights.classes,
-            mapping=weights.mapping,
-            score_name=weights.score_name,
-            words=weights.words,
-        )
+        with torch.device("cpu"):  # whatever torch.set_default_device says, and set_default_dtype below
+            model = cls(
+                architecture.num_classes,
+                activation=cast(Activation, architecture.activation),
+                task=cast(Task, architecture.task),
+                width=architecture.width,
+                batch_norm=architecture.batch_norm,
+                parametrization=parametrization,
+                backend=backend,
+                classes=weights.classes,
+                mapping=weights.mapping,
+                score_name=weights.score_name,
+                words=weights.words,
+            )
+        model.float()
         model.load_effective_({name: torch.from_numpy(np.array(tensor)) for name, tensor in weights.tensors.items()})
         return model.eval()
 

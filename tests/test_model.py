@@ -220,6 +220,24 @@ def test_save_and_load(variant: dict[str, object], parametrization: Parametrizat
     assert loaded.save_pretrained(again, {"trained_on": "nothing"}) == digest
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64])
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_torch_s_defaults_do_not_change_weights_that_are_read(backend: Backend, dtype: torch.dtype) -> None:
+    """In half precision the scores would be others."""
+    x = crops(2)
+    with torch.no_grad():
+        expected = MEON.from_pretrained(backend=backend)(x).quality
+        torch.set_default_dtype(dtype)
+        torch.set_default_device("meta")
+        try:
+            model = MEON.from_pretrained(backend=backend)
+        finally:
+            torch.set_default_dtype(torch.float32)
+            torch.set_default_device(None)
+        assert all(p.dtype == torch.float32 and p.device.type == "cpu" for p in model.parameters())
+        assert torch.equal(model(x).quality, expected)
+
+
 def test_the_default_weights_keep_their_words(tmp_path: Path) -> None:
     MEON.from_pretrained(backend="reference").save_pretrained(tmp_path / "m.safetensors")
     assert read_weights(tmp_path / "m.safetensors").words == read_weights(resolve_weights()).words != ()
