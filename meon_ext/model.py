@@ -242,7 +242,9 @@ class MEON(nn.Module):
         """
         check_weights(weights, weights.path or "weights")
         architecture = weights.architecture
-        with torch.device("cpu"):  # whatever torch.set_default_device says, and set_default_dtype below
+        # Whatever torch.set_default_device says, and set_default_dtype below; and the parameters that are drawn, to be
+        # overwritten, are not of the caller's random numbers.
+        with torch.device("cpu"), torch.random.fork_rng(devices=[]):
             model = cls(
                 architecture.num_classes,
                 activation=cast(Activation, architecture.activation),

@@ -238,6 +238,13 @@ def test_torch_s_defaults_do_not_change_weights_that_are_read(backend: Backend, 
         assert torch.equal(model(x).quality, expected)
 
 
+def test_reading_weights_draws_no_random_numbers() -> None:
+    """Else a run that looks at its model on the way goes on differently."""
+    state = torch.get_rng_state()
+    MEON.from_pretrained(backend="reference")
+    assert torch.equal(torch.get_rng_state(), state)
+
+
 def test_the_default_weights_keep_their_words(tmp_path: Path) -> None:
     MEON.from_pretrained(backend="reference").save_pretrained(tmp_path / "m.safetensors")
     assert read_weights(tmp_path / "m.safetensors").words == read_weights(resolve_weights()).words != ()
