@@ -167,7 +167,9 @@ class TorchBackend:
     def forward_crops(self, pixels: NDArray[np.uint8], boxes: NDArray[np.int64]) -> Answers:
         torch = self._torch
         try:
-            with torch.inference_mode(), self._thread_count():
+            # In a caller's autocast plain PyTorch, and so every variant, would score in half precision.
+            precise = torch.autocast(self.device.partition(":")[0], enabled=False)
+            with torch.inference_mode(), precise, self._thread_count():
                 # Torch knows no read-only tensors, and warns.
                 writable = pixels if pixels.flags.writeable else pixels.copy()
                 image = torch.from_numpy(writable).to(self.device)

@@ -357,6 +357,16 @@ def test_variants_need_torch_and_run_there() -> None:
     assert single.crop_probabilities.shape == (len(single.crop_boxes), 0)
 
 
+@pytest.mark.parametrize("activation", ["gdn", "relu"])
+@pytest.mark.parametrize("backend", ["fused", "reference"])
+def test_a_caller_s_autocast_does_not_change_the_score(backend: str, activation: Any) -> None:
+    torch = pytest.importorskip("torch")
+    scorer = Scorer(meon_ext.MEON(activation=activation).to_weights(), backend=backend, device="cpu")
+    expected = scorer.score(photograph()).raw
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert scorer.score(photograph()).raw == expected
+
+
 def test_cuda_that_is_not_there() -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
