@@ -440,11 +440,49 @@ def test_cells_in_cells_do_not_overflow_the_reader_s_stack(flags: int, tmp_path:
     """SciPy's reader ends the process at some ten thousand, so another one reads."""
     inner = array(1, (1, 1), "", size=8) * 100_000 + array(4, (1, 1), "", element(16, b"a"))
     mat_file(tmp_path / "x.mat", packed(array(flags, (1, 1), "x", inner)))
+    found = read_elsewhere(tmp_path / "x.mat", f"{'names' if flags == 1 else 'numbers'}('x')")
+    assert "DatasetError" in found and "x is not " in found
+
+
+def read_elsewhere(path: Path, call: str) -> str:
+    """What another process that may not survive it says."""
     code = "import sys; from pathlib import Path; from meon_ext.datasets._mat import MatFile; "
-    code += f"MatFile(Path(sys.argv[1])).{'names' if flags == 1 else 'numbers'}('x')"
-    found = subprocess.run([sys.executable, "-c", code, tmp_path / "x.mat"], capture_output=True, text=True)
+    code += f"MatFile(Path(sys.argv[1])).{call}"
+    found = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True)
     assert found.returncode == 1
-    assert "DatasetError" in found.stderr and "x is not " in found.stderr
+    return found.stderr
+
+
+def test_numbers_of_a_type_that_there_is_not(tmp_path: Path) -> None:
+    """With which one wrong byte ended the process."""
+    mat_file(tmp_path / "x.mat", array(6, (1, 1), "x", element(104, bytes(8))))
+    assert "x is not numbers, or damaged" in read_elsewhere(tmp_path / "x.mat", "numbers('x')")
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compressed", [False, True])
+def test_numbers_in_every_type_of_a_mat_file(order: str, compressed: bool, tmp_path: Path) -> None:
+    types = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
+    values = np.arange(6) + 1
+    variables = [
+        array(6, (2, 3), kind, element(number, values.astype(f"{order}{kind}").tobytes(), order), order=order)
+        for number, kind in types.items()
+    ]
+    mat_file(tmp_path / "x.mat", *(packed(v, order) if compressed else v for v in variables), order=order)
+    mat = MatFile(tmp_path / "x.mat")
+    assert all(mat.numbers(kind).tolist() == values.tolist() for kind in types.values())
+
+
+@pytest.mark.parametrize("form", ["4", "5"])
+def test_numbers_are_in_the_order_of_columns(form: str, tmp_path: Path) -> None:
+    variables = {"x": np.array([[1.5, 2.5], [3.5, 4.5]]), "y": np.array([[True, False]]), "z": np.array([1j])}
+    savemat(tmp_path / "x.mat", variables if form == "5" else {"x": variables["x"]}, format=form)  # type: ignore[arg-type]
+    mat = MatFile(tmp_path / "x.mat")
+    assert mat.numbers("x").tolist() == [1.5, 3.5, 2.5, 4.5]
+    if form == "5":
+        assert mat.numbers("y").tolist() == [1, 0]
+        with pytest.raises(DatasetError, match="z is not numbers"):
+            mat.numbers("z")
 
 
 def test_text_that_is_declared_but_not_there_is_not_made(tmp_path: Path) -> None:

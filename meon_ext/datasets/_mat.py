@@ -7,7 +7,6 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +21,9 @@ _HEADER_BYTES = 128
 # Of the MAT-file format, level 5: types of elements, and classes of arrays.
 _MATRIX, _COMPRESSED = 14, 15
 _CELL_CLASS, _CHAR_CLASS = 1, 4
-_NUMBER_CLASSES = range(6, 16)
+_NUMBER_CLASSES = range(6, 16)  # any class may be marked as logical, which is then what is said of it
+_COMPLEX = 0x800
+_DTYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CODECS = {1: "ascii", 2: "ascii", 4: "utf-16", 16: "utf-8", 17: "utf-16", 18: "utf-32"}
 _NUMBERS = frozenset(
     {"double", "single", "logical"} | {f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)}
@@ -66,10 +67,11 @@ class MatFile:
     def numbers(self, name: str) -> NDArray[np.float64]:
         """All numbers of a variable, in MATLAB's order, float64 (N,), all finite."""
         self._require(name, _NUMBERS, "numbers")
-        matrix = self._matrices.get(name)
-        if matrix is not None and matrix.array_class() not in _NUMBER_CLASSES:  # any class may be marked as logical
-            raise DatasetError(f"{self.path}: {name} is not numbers; fetch the file again")
-        values = np.asarray(self._load(name), np.float64).ravel(order="F")
+        try:
+            matrix = self._matrices.get(name)
+            values = matrix.numbers() if matrix is not None else self._load(name)
+        except ValueError as error:
+            raise DatasetError(f"{self.path}: {name} is not numbers, or damaged; fetch the file again") from error
         if not np.isfinite(values).all():
             raise DatasetError(f"{self.path}: {name} has values that are not finite; fetch the file again")
         return values
@@ -89,11 +91,12 @@ class MatFile:
         if self._classes[name] not in kinds:
             raise DatasetError(f"{self.path}: {name} is of class {self._classes[name]}, not {wanted}")
 
-    def _load(self, name: str) -> NDArray[Any]:
+    def _load(self, name: str) -> NDArray[np.float64]:
+        """Of a file of format 4, which SciPy reads in Python."""
         from scipy.io import loadmat
 
         try:
-            return np.asarray(loadmat(self.path, variable_names=[name])[name])
+            return np.asarray(loadmat(self.path, variable_names=[name])[name], np.float64).ravel(order="F")
         except Exception as error:  # as above
             raise self._damaged(error) from error
 
@@ -103,34 +106,42 @@ class MatFile:
 
 
 class _Matrix:
-    """A variable of a format 5 file, uncompressed. order: of its bytes, "<" or ">"."""
+    """A variable of a format 5 file, uncompressed. order: of its bytes, "<" or ">".
+
+    SciPy's reader would do, but a type of element that there is not ends the process, as one array in another does,
+    often enough; and within an array it allocates whatever is declared.
+    """
 
     def __init__(self, data: bytes, order: str) -> None:
         self._data = data
         self._order = order
 
-    def array_class(self) -> int:
-        """What the array consists of, by the number that the format has for it."""
-        return self._array(self._elements())[0]
+    def numbers(self) -> NDArray[np.float64]:
+        """The numbers of a real array, in MATLAB's order. Raises ValueError for anything else."""
+        elements = self._elements()
+        flags, shape = self._array(elements)
+        kind, data = _next(elements)
+        if flags & 0xFF not in _NUMBER_CLASSES or flags & _COMPLEX or kind not in _DTYPES:
+            raise ValueError("not an array of real numbers")
+        values = np.frombuffer(data, f"{self._order}{_DTYPES[kind]}")
+        if len(values) != math.prod(shape):
+            raise ValueError("not as many numbers as the array's shape says")
+        return values.astype(np.float64)
 
     def texts(self) -> list[str]:
-        """The texts of a cell array of rows of characters. Raises ValueError for anything else.
-
-        SciPy's reader would do, but of an array within an array it allocates what is declared, and one array in
-        another, often enough, overflows its stack and ends the process.
-        """
+        """The texts of a cell array of rows of characters. Raises ValueError for anything else."""
         elements = self._elements()
-        kind, shape = self._array(elements)
-        if kind != _CELL_CLASS:
+        flags, shape = self._array(elements)
+        if flags & 0xFF != _CELL_CLASS:
             raise ValueError("not a cell array")
         return [self._text(elements) for _ in range(math.prod(shape))]
 
     def _text(self, elements: Iterator[tuple[int, bytes]]) -> str:
         if _next(elements)[0] != _MATRIX:
             raise ValueError("not an array in a cell")
-        array_class, shape = self._array(elements)
+        flags, shape = self._array(elements)
         kind, data = _next(elements)
-        if array_class != _CHAR_CLASS or kind not in _CODECS:
+        if flags & 0xFF != _CHAR_CLASS or kind not in _CODECS:
             raise ValueError("not text in a cell")
         codec = _CODECS[kind]
         text = data.decode(f"{codec}-{'le' if self._order == '<' else 'be'}" if kind in (4, 17, 18) else codec)
@@ -139,13 +150,15 @@ class _Matrix:
         return text
 
     def _array(self, elements: Iterator[tuple[int, bytes]]) -> tuple[int, tuple[int, ...]]:
-        """Class and shape, with which an array begins; its name is passed over."""
+        """Flags, which hold the class, and shape, with which an array begins; its name is passed over."""
         (_, flags), (_, shape), _ = (_next(elements) for _ in range(3))
         if len(flags) != 8 or len(shape) % 4:
             raise ValueError("not the beginning of an array")
-        return struct.unpack(f"{self._order}II", flags)[0] & 0xFF, struct.unpack(
-            f"{self._order}{len(shape) // 4}i", shape
+        (word, _), sides = (
+            struct.unpack(f"{self._order}II", flags),
+            struct.unpack(f"{self._order}{len(shape) // 4}i", shape),
         )
+        return word, sides
 
     def _elements(self) -> Iterator[tuple[int, bytes]]:
         """Type and content of one element after the other; what is in a matrix follows it, which has no content."""
