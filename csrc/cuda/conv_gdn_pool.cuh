@@ -48,7 +48,7 @@ __global__ void __launch_bounds__(StageTile<kStage>::kThreads, StageTile<kStage>
     for (int c = 0; c < Tile::kThreadChannels; ++c) {
       float out[4];
 #pragma unroll
-      for (int k = 0; k < 4; ++k) out[k] = z[v].v[c][k] / std::sqrt(n.v[c][k]);
+      for (int k = 0; k < 4; ++k) out[k] = divide_by_root(z[v].v[c][k], n.v[c][k]);
       to[int64_t{c} * s.out_h * s.out_w] = narrow<T>(window_maximum(out));
     }
   }

@@ -32,11 +32,11 @@ __device__ __forceinline__ void route(const T* grad_y, int64_t plane, bool insid
                                       WindowValues<Tile>& n_to_direct, WindowValues<Tile>& t) {
 #pragma unroll
   for (int c = 0; c < Tile::kThreadChannels; ++c) {
-    float y[4], root[4];
+    float y[4], inverse[4];
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      root[k] = std::sqrt(n_to_direct.v[c][k]);
-      y[k] = z.v[c][k] / root[k];  // the forward's own rounding, so that ties fall as they fell there
+      inverse[k] = inverse_root(n_to_direct.v[c][k]);
+      y[k] = z.v[c][k] * inverse[k];  // as divide_by_root has it, so that ties fall as they fell in the forward
     }
     const int at = first_maximum(y);
     const float g = inside ? widen(grad_y[c * plane]) : 0.0f;
@@ -45,9 +45,8 @@ __device__ __forceinline__ void route(const T* grad_y, int64_t plane, bool insid
       n_to_direct.v[c][k] = 0;
       t.v[c][k] = 0;
       if (k != at || !inside) continue;
-      const float inverse = 1.0f / root[k];
-      n_to_direct.v[c][k] = g * inverse;
-      t.v[c][k] = norm_gradient(g, z.v[c][k], inverse);
+      n_to_direct.v[c][k] = g * inverse[k];
+      t.v[c][k] = norm_gradient(g, z.v[c][k], inverse[k]);
     }
   }
 }

@@ -12,7 +12,6 @@
 
 #include <cuda_runtime.h>
 
-#include <cmath>
 #include <cstdint>
 
 #include "core/params.h"
@@ -212,7 +211,10 @@ __global__ void __launch_bounds__(kGdnThreads, 1) gdn_forward_kernel(GdnForward<
     __syncthreads();  // the numerators are there
   }
   for (int r = 0; r < Tile::kThreadRows; ++r) {
-    for (int k = 0; k < Tile::kThreadPixels; ++k) tile[own.at(r, k)] /= std::sqrt(n.v[r][k]);
+    for (int k = 0; k < Tile::kThreadPixels; ++k) {
+      auto& x = tile[own.at(r, k)];
+      x = divide_by_root(x, n.v[r][k]);
+    }
   }
   __syncthreads();  // the outputs are there
   store_tile<Tile>(p.shape, s.origin, row0, tile, p.y);
@@ -245,7 +247,7 @@ __global__ void __launch_bounds__(kGdnThreads, GdnTile<AccOf<T>, kRows>::kBackwa
     for (int r = 0; r < Tile::kThreadRows; ++r) {
       for (int k = 0; k < Tile::kThreadPixels; ++k) {
         const int at = own.at(r, k);
-        const Acc inverse = Acc(1) / std::sqrt(n.v[r][k]);
+        const Acc inverse = inverse_root(n.v[r][k]);
         const Acc g = t_tile[at];
         direct.v[r][k] = g * inverse;
         indirect.v[r][k] = 0;
@@ -285,7 +287,7 @@ __global__ void __launch_bounds__(kGdnThreads, 1) gdn_inverse_norm_kernel(GdnBac
   norms<Tile>(p.shape, s.origin, row0, p.x, p.beta, p.gamma, tile, s.gamma, n);
   __syncthreads();  // nobody still reads the tile
   for (int r = 0; r < Tile::kThreadRows; ++r) {
-    for (int k = 0; k < Tile::kThreadPixels; ++k) tile[own.at(r, k)] = Acc(1) / std::sqrt(n.v[r][k]);
+    for (int k = 0; k < Tile::kThreadPixels; ++k) tile[own.at(r, k)] = inverse_root(n.v[r][k]);
   }
   __syncthreads();  // the results are there
   store_tile<Tile>(p.shape, s.origin, row0, tile, inverse);

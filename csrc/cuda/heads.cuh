@@ -130,7 +130,7 @@ __global__ void __launch_bounds__(HeadsTile::kThreads, 1)
                                            [](float v) { return square(v); });
   __syncthreads();  // nobody still reads z
 #pragma unroll
-  for (int k = 0; k < Tile::kCrops; ++k) s.hidden[threadIdx.x][k] = z[k] / std::sqrt(n[k]);
+  for (int k = 0; k < Tile::kCrops; ++k) s.hidden[threadIdx.x][k] = divide_by_root(z[k], n[k]);
   __syncthreads();  // the hidden units are there
 
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;

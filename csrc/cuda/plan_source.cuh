@@ -4,7 +4,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "cuda/stage.cuh"
 
@@ -28,50 +27,66 @@ struct PlanSource {
   PlanAxis rows, columns;
 
   static constexpr int kZero = -1, kBad = -2;  // in place of a coordinate
-  static constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  static constexpr uint32_t kNanBits = 0x7fc00000u;
 
+  // Where there is no coordinate the first row or column is read, and what it holds is taken away, bit by bit, and zero
+  // or NaN put in its place: cheaper than to read or not to read. `keep` has all bits or none.
   struct Columns {
-    int at[4];
-    __device__ __forceinline__ int operator[](int i) const { return at[i]; }
+    int64_t offset[4];
+    uint32_t keep[4], instead[4];
   };
-  struct Line {
-    const T* values;  // null for zeros or NaN
-    float without;    // what there is where `values` is null
-    int64_t column_stride;
-    __device__ __forceinline__ float at(int column) const {
-      if (column == kBad) return kNan;
-      if (values == nullptr) return without;
-      return column == kZero ? 0.0f : widen(values[column * column_stride]);
+  struct Row {
+    const T* values;  // of channel 0
+    int64_t channel_stride;
+    uint32_t keep, instead;
+    template <int kCount>
+    __device__ __forceinline__ void read(int channel, int step, const Columns& columns, float (&to)[kCount][4]) const {
+#pragma unroll
+      for (int c = 0; c < kCount; ++c) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          const float value = widen(fetch(values + columns.offset[k] + (channel + c * step) * channel_stride));
+          to[c][k] = float_of((bits_of(value) & (keep & columns.keep[k])) | (instead | columns.instead[k]));
+        }
+      }
     }
   };
+  __device__ __forceinline__ static uint32_t keep(int coordinate) { return coordinate >= 0 ? 0xffffffffu : 0u; }
+  __device__ __forceinline__ static uint32_t instead(int coordinate) { return coordinate == kBad ? kNanBits : 0u; }
   struct Sample {
-    const T* planes;  // of its image; null outside of the batch
+    const T* planes;  // of its image
+    bool inside;      // the batch
     int64_t channel_stride, row_stride, column_stride;
     PlanAxis rows, columns;  // entries: of its block
 
     __device__ __forceinline__ static int coordinate(const PlanAxis& axis, int at) {
       if (at + kPad < 0 || at + kPad >= axis.each) return kZero;
-      const int entry = axis.entries[at + kPad];
+      const int entry = fetch(axis.entries + at + kPad);
       return entry >= kZero && entry < axis.limit ? entry : kBad;
     }
     __device__ __forceinline__ Columns columns_at(int first) const {
-      return {coordinate(columns, first), coordinate(columns, first + 1), coordinate(columns, first + 2),
-              coordinate(columns, first + 3)};
+      Columns out;
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const int at = coordinate(columns, first + k);
+        out.offset[k] = at >= 0 ? at * column_stride : 0;
+        out.keep[k] = keep(at), out.instead[k] = instead(at);
+      }
+      return out;
     }
-    __device__ __forceinline__ Line line(int channel, int row) const {
-      const int from = planes == nullptr ? kZero : coordinate(rows, row);
-      if (from < 0) return {nullptr, from == kBad ? kNan : 0.0f, column_stride};
-      return {planes + channel * channel_stride + from * row_stride, 0.0f, column_stride};
+    __device__ __forceinline__ Row row(int y) const {
+      const int from = inside ? coordinate(rows, y) : kZero;
+      return {from >= 0 ? planes + from * row_stride : planes, channel_stride, keep(from), instead(from)};
     }
   };
   __device__ __forceinline__ Sample sample(int64_t n) const {
     const int64_t block = n / columns.blocks, image = block / rows.blocks;
-    Sample out{nullptr, channel_stride, row_stride, column_stride, rows, columns};
-    if (image >= images) {
+    Sample out{planes, image < images, channel_stride, row_stride, column_stride, rows, columns};
+    if (!out.inside) {
       out.columns.each = 0;
       return out;
     }
-    out.planes = planes + image * image_stride;
+    out.planes += image * image_stride;
     out.rows.entries += block % rows.blocks * rows.each;
     out.columns.entries += n % columns.blocks * columns.each;
     return out;

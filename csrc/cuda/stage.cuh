@@ -153,14 +153,9 @@ struct Window {
 
 // ---- where the input comes from ----
 
-// A source gives samples, a sample lines and four columns at a time, a line the value at a column. Outside of the
-// sample, and in a sample outside of the batch, they are zero: that is the convolution's padding.
-
-// Neighbours in memory, too.
-struct AdjacentColumns {
-  int first;
-  __device__ __forceinline__ int operator[](int i) const { return first + i; }
-};
+// A source gives samples, a sample rows and groups of four columns, both looked at once for all channels. A row reads
+// the four values of kCount channels: `channel`, channel + step, ... Outside of the sample, and in a sample outside of
+// the batch, they are zero: that is the convolution's padding.
 
 template <class T>
 struct PlanarSource {
@@ -168,24 +163,61 @@ struct PlanarSource {
   int64_t batch;
   int channels, height, width;
 
-  struct Line {
-    const T* values;  // null outside
-    int width;
-    __device__ __forceinline__ float at(int column) const {
-      return values != nullptr && column >= 0 && column < width ? widen(values[column]) : 0.0f;
+  struct alignas(2 * sizeof(T)) Pair {
+    T low, high;
+  };
+  struct Columns {
+    int first;  // even
+    bool inside[4];
+  };
+  struct Row {
+    const T* values;  // of channel 0
+    int64_t plane;
+    bool inside, pairs;
+    template <int kCount>
+    __device__ __forceinline__ void read(int channel, int step, const Columns& columns, float (&to)[kCount][4]) const {
+      const int64_t at = channel * plane + columns.first;
+      if (pairs) {  // of every thread alike
+#pragma unroll
+        for (int c = 0; c < kCount; ++c) {
+#pragma unroll
+          for (int k = 0; k < 4; k += 2) {
+            Pair pair{};
+            if (inside && columns.inside[k])
+              pair = fetch(reinterpret_cast<const Pair*>(values + at + c * step * plane + k));
+            to[c][k] = widen(pair.low), to[c][k + 1] = widen(pair.high);
+          }
+        }
+      } else {
+#pragma unroll
+        for (int c = 0; c < kCount; ++c) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) {
+            to[c][k] = inside && columns.inside[k] ? widen(fetch(values + at + c * step * plane + k)) : 0.0f;
+          }
+        }
+      }
     }
   };
   struct Sample {
     const T* x;  // [C, H, W], null outside
     int height, width;
-    __device__ __forceinline__ AdjacentColumns columns_at(int first) const { return {first}; }
-    __device__ __forceinline__ Line line(int channel, int row) const {
-      const bool inside = x != nullptr && row >= 0 && row < height;
-      return {inside ? x + (int64_t{channel} * height + row) * width : nullptr, width};
+    bool pairs;
+    __device__ __forceinline__ Columns columns_at(int first) const {
+      Columns out{first, {}};
+#pragma unroll
+      for (int k = 0; k < 4; ++k) out.inside[k] = first + k >= 0 && first + k < width;
+      return out;
+    }
+    __device__ __forceinline__ Row row(int y) const {
+      const bool inside = x != nullptr && y >= 0 && y < height;
+      return {inside ? x + int64_t{y} * width : x, int64_t{height} * width, inside, pairs};
     }
   };
   __device__ __forceinline__ Sample sample(int64_t n) const {
-    return {n < batch ? x + n * channels * height * width : nullptr, height, width};
+    // Where every even column lies at a multiple of two elements, two are read at once.
+    const bool pairs = width % 2 == 0 && reinterpret_cast<uintptr_t>(x) % sizeof(Pair) == 0;
+    return {n < batch ? x + n * channels * height * width : nullptr, height, width, pairs};
   }
 };
 
@@ -201,23 +233,40 @@ struct CropSource {
 
   static constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-  struct Line {
-    const uint8_t* values;  // null in a bad box
-    int width;              // 0 outside
-    __device__ __forceinline__ float at(int column) const {
-      if (column < 0 || column >= width) return 0.0f;
-      return values != nullptr ? widen(values[int64_t{column} * kChannels]) : kNan;
+  struct Columns {
+    int first;
+    bool inside[4];
+  };
+  struct Row {
+    const uint8_t* values;  // of channel 0
+    bool inside, bad;
+    template <int kCount>
+    __device__ __forceinline__ void read(int channel, int step, const Columns& columns, float (&to)[kCount][4]) const {
+#pragma unroll
+      for (int c = 0; c < kCount; ++c) {
+#pragma unroll
+        for (int k = 0; k < 4; ++k) {
+          to[c][k] = bad && columns.inside[k] ? kNan : 0.0f;
+          if (inside && columns.inside[k]) {
+            to[c][k] = widen(fetch(values + (int64_t{columns.first} + k) * kChannels + channel + c * step));
+          }
+        }
+      }
     }
   };
   struct Sample {
     const uint8_t* top_left;  // null in a bad box
     int64_t image_w;
     int height, width;  // 0 outside
-    __device__ __forceinline__ AdjacentColumns columns_at(int first) const { return {first}; }
-    __device__ __forceinline__ Line line(int channel, int row) const {
-      const bool inside = row >= 0 && row < height;
-      return {top_left != nullptr && inside ? top_left + row * image_w * kChannels + channel : nullptr,
-              inside ? width : 0};
+    __device__ __forceinline__ Columns columns_at(int first) const {
+      Columns out{first, {}};
+#pragma unroll
+      for (int k = 0; k < 4; ++k) out.inside[k] = first + k >= 0 && first + k < width;
+      return out;
+    }
+    __device__ __forceinline__ Row row(int y) const {
+      const bool inside = y >= 0 && y < height, good = top_left != nullptr;
+      return {good && inside ? top_left + y * image_w * kChannels : top_left, good && inside, !good && inside};
     }
   };
   __device__ __forceinline__ Sample sample(int64_t n) const {
@@ -231,26 +280,46 @@ struct CropSource {
 
 // ---- into shared memory ----
 
+// Of n, at most `most`; 1 at least.
+__host__ __device__ constexpr int largest_divisor(int n, int most) {
+  int divisor = most < n ? most : n;
+  while (divisor > 1 && n % divisor != 0) --divisor;
+  return divisor < 1 ? 1 : divisor;
+}
+
 // The input that a tile's windows read, of kChannels channels from `first`: keep(plane, row, quad, values) is given
 // four neighbours at a time, from column 4 quad on; planes are numbered channel by channel, and in a channel by sample.
-// A thread keeps to four columns and goes down the lines, so that little is computed for each value.
+// A thread keeps to four columns and goes down the rows, each with its channels, so that little is computed for each
+// value. Where there are threads for several times all rows, they share the channels.
 template <class Tile, int kThreads, int kChannels, class Source, class F>
 __device__ __forceinline__ void read_input(const Source& source, const Place& place, int first, F&& keep) {
-  constexpr int kLines = kThreads / Tile::kQuads;  // at a time
-  if (threadIdx.x >= kLines * Tile::kQuads) return;
-  const int quad = threadIdx.x % Tile::kQuads;
+  constexpr int kSlots = kThreads / Tile::kQuads, kRows = Tile::kSamples * Tile::kHeight;
+  constexpr int kShares = largest_divisor(kChannels, kSlots / kRows);
+  constexpr int kRowStep = kShares == 1 ? kSlots : kRows, kSteps = (kRows + kRowStep - 1) / kRowStep;
+  constexpr int kOfThread = kChannels / kShares;
+  constexpr int kAtOnce = kOfThread % 3 == 0 ? 3 : kOfThread % 2 == 0 ? 2 : 1;  // of a row, on their way from memory
+  [[maybe_unused]] constexpr int kStepUnroll = kAtOnce == 1 ? 4 : 2;
+  const int quad = threadIdx.x % Tile::kQuads, slot = threadIdx.x / Tile::kQuads;
+  const int share = kShares == 1 ? 0 : slot / kRows, start = kShares == 1 ? slot : slot % kRows;
+  if (kShares == 1 ? slot >= kSlots : share >= kShares) return;
   const int x = place.column * Tile::kStep - Tile::kPad + 4 * quad, y = place.row * Tile::kStep - Tile::kPad;
   const auto first_sample = source.sample(place.sample);
   const auto first_columns = first_sample.columns_at(x);
-#pragma unroll 4
-  for (int i = threadIdx.x / Tile::kQuads; i < kChannels * Tile::kSamples * Tile::kHeight; i += kLines) {
-    const int plane = i / Tile::kHeight, row = i % Tile::kHeight;
-    const int channel = plane / Tile::kSamples, n = plane % Tile::kSamples;
+#pragma unroll kStepUnroll
+  for (int step = 0; step < kSteps; ++step) {
+    const int i = start + step * kRowStep;
+    const int n = Tile::kSamples == 1 ? 0 : i / Tile::kHeight, row = i - n * Tile::kHeight;
+    if (step == kSteps - 1 && i >= kRows) break;
     const auto sample = Tile::kSamples == 1 ? first_sample : source.sample(place.sample + n);
     const auto columns = Tile::kSamples == 1 ? first_columns : sample.columns_at(x);
-    const auto line = sample.line(first + channel, y + row);
-    const float values[4] = {line.at(columns[0]), line.at(columns[1]), line.at(columns[2]), line.at(columns[3])};
-    keep(plane, row, quad, values);
+    const auto line = sample.row(y + row);
+#pragma unroll
+    for (int c = 0; c < kOfThread; c += kAtOnce) {
+      float values[kAtOnce][4];
+      line.read(first + share + c * kShares, kShares, columns, values);
+#pragma unroll
+      for (int j = 0; j < kAtOnce; ++j) keep((share + (c + j) * kShares) * Tile::kSamples + n, row, quad, values[j]);
+    }
   }
 }
 
@@ -433,10 +502,9 @@ __device__ __forceinline__ int first_maximum(const float (&y)[4]) {
 }
 
 __device__ __forceinline__ float window_maximum(const float (&y)[4]) {
-  const int at = first_maximum(y);
   float best = y[0];
 #pragma unroll
-  for (int k = 1; k < 4; ++k) best = at == k ? y[k] : best;
+  for (int k = 1; k < 4; ++k) best = y[k] > best || std::isnan(y[k]) ? y[k] : best;
   return best;
 }
 

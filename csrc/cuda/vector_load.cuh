@@ -1,9 +1,31 @@
-// Neighbouring floats of shared memory in loads and stores of 8 or 16 bytes.
+// Loads and stores that are asked for in so many words: 8 or 16 bytes of shared memory, and constant global memory.
 #pragma once
 
 #include <cuda_runtime.h>
 
+#include <cstring>
+#include <type_traits>
+
 namespace meon::cuda {
+
+// From global memory that nobody writes to while the kernel runs. Said so, because a load that might be of what the
+// thread itself is about to store cannot be moved before that: loads would wait for each other.
+template <class T>
+__device__ __forceinline__ T fetch(const T* from) {
+#if defined(__CUDA_ARCH__)
+  static_assert(std::is_trivially_copyable_v<T>);
+  using Bits = std::conditional_t<
+      sizeof(T) == 8, unsigned long long,
+      std::conditional_t<sizeof(T) == 4, unsigned, std::conditional_t<sizeof(T) == 2, unsigned short, unsigned char>>>;
+  static_assert(sizeof(Bits) == sizeof(T) && alignof(T) == alignof(Bits));
+  const Bits bits = __ldg(reinterpret_cast<const Bits*>(from));
+  T value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+#else
+  return *from;
+#endif
+}
 
 // N neighbours, in loads of 16 or 8 bytes.
 template <int N>

@@ -10,6 +10,12 @@ enum cudaError_t {
 
 using cudaStream_t = struct CUstream_st*;
 
+struct alignas(8) uint2 {
+  unsigned x, y;
+};
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
+};
 struct uint3 {
   unsigned x, y, z;
 };
