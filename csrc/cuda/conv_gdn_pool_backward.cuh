@@ -39,14 +39,16 @@ __device__ __forceinline__ void route(const T* grad_y, int64_t plane, bool insid
       y[k] = z.v[c][k] * inverse[k];  // as divide_by_root has it, so that ties fall as they fell in the forward
     }
     const int at = first_maximum(y);
-    const float g = inside ? widen(grad_y[c * plane]) : 0.0f;
+    float top = z.v[c][0], root = inverse[0];  // of the maximum
+#pragma unroll
+    for (int k = 1; k < 4; ++k) top = at == k ? z.v[c][k] : top, root = at == k ? inverse[k] : root;
+    const float g = inside ? widen(fetch(grad_y + c * plane)) : 0.0f;
+    const float direct = g * root, gradient = norm_gradient(g, top, root);
 #pragma unroll
     for (int k = 0; k < 4; ++k) {
-      n_to_direct.v[c][k] = 0;
-      t.v[c][k] = 0;
-      if (k != at || !inside) continue;
-      n_to_direct.v[c][k] = g * inverse[k];
-      t.v[c][k] = norm_gradient(g, z.v[c][k], inverse[k]);
+      const bool here = k == at && inside;
+      n_to_direct.v[c][k] = here ? direct : 0.0f;
+      t.v[c][k] = here ? gradient : 0.0f;
     }
   }
 }
@@ -117,7 +119,8 @@ __global__ void __launch_bounds__(StageTile<kStage>::kThreads, kGdnGradientBlock
       __syncthreads();  // t of every channel is there, and z of every window
       through_norms<Tile>(t_tile, shared.gamma, indirect);
       if (inside) {
-        float* to = dz + (plane * s.conv_h() + 2 * row) * s.conv_w() + 2 * column;
+        const int64_t conv_plane = s.conv_h() * s.conv_w(), conv_row = s.conv_w();
+        float* to = dz + plane * conv_plane + 2 * row * conv_row + 2 * column;
 #pragma unroll
         for (int c = 0; c < Tile::kThreadChannels; ++c) {
           float all[4];
@@ -125,7 +128,7 @@ __global__ void __launch_bounds__(StageTile<kStage>::kThreads, kGdnGradientBlock
           for (int k = 0; k < 4; ++k) all[k] = direct.v[c][k] + 2 * z[v].v[c][k] * indirect.v[c][k];
 #pragma unroll
           for (int r = 0; r < 2; ++r) {  // both columns at once: dz has an even number of them
-            *reinterpret_cast<float2*>(to + (c * s.conv_h() + r) * s.conv_w()) = float2{all[2 * r], all[2 * r + 1]};
+            *reinterpret_cast<float2*>(to + c * conv_plane + r * conv_row) = float2{all[2 * r], all[2 * r + 1]};
           }
         }
       }
@@ -156,7 +159,11 @@ struct WeightGradientTile : WindowTile<kStage, kChoice.samples, kChoice.rows, kC
   static constexpr int kLines = Base::kSamples * 2 * Base::kRows, kLineLength = 2 * Base::kColumns;  // of positions
   static constexpr int kPositionPitch = kBlockChannels + 4;  // spreads the banks that are written to
   static constexpr int kRowSums = kBlockChannels * Base::kKernel;
-  static_assert(Base::kOut % kBlockChannels == 0 && kLines % kGroups == 0);
+  // Neighbouring threads read neighbouring kernel rows: in the next channel other banks are next.
+  static constexpr int kApart = (Base::kKernel * Base::kPitch - Base::kPlane) % 32;
+  static constexpr int kPlane = Base::kPlane + (Base::kSamples == 1 ? (kApart + 32) % 32 : 0);
+  static_assert(Base::kOut % kBlockChannels == 0 && kLines % kGroups == 0 && kBlockChannels % 4 == 0);
+  static_assert(kPlane % 4 == 0, "loads of 16 bytes");
 };
 
 template <class Tile>
@@ -171,20 +178,30 @@ struct WeightGradientStorage {
   };
 };
 
-// dz of the tile's positions, of kBlockChannels channels from `first`; zero where there is none.
+// dz of the tile's positions, of kBlockChannels channels from `first`; zero where there is none. A thread reads two
+// columns, which dz has an even number of, of four channels, which are neighbours in shared memory.
 // dz: [N, kOut, 2 Hp, 2 Wp]; to: [kLines][kLineLength][kPositionPitch]
 template <class Tile>
 __device__ __forceinline__ void load_positions(const StageShape& s, const Place& place, int first, const float* dz,
                                                float* to) {
-  constexpr int kPlane = Tile::kLines * Tile::kLineLength, kSampleLines = 2 * Tile::kRows;
-#pragma unroll 4
-  for (int e = threadIdx.x; e < Tile::kBlockChannels * kPlane; e += Tile::kThreads) {
-    const int channel = e / kPlane, line = e % kPlane / Tile::kLineLength, column = e % Tile::kLineLength;
+  constexpr int kSampleLines = 2 * Tile::kRows, kPairs = Tile::kLines * Tile::kColumns;
+  const int64_t plane = s.conv_h() * s.conv_w();
+  for (int e = threadIdx.x; e < kPairs * (Tile::kBlockChannels / 4); e += Tile::kThreads) {
+    const int channel = e / kPairs * 4, line = e % kPairs / Tile::kColumns, window = e % Tile::kColumns;
     const int64_t n = place.sample + line / kSampleLines;
-    const int64_t row = 2 * int64_t{place.row} + line % kSampleLines, at = 2 * int64_t{place.column} + column;
+    const int64_t row = 2 * int64_t{place.row} + line % kSampleLines, at = 2 * int64_t{place.column + window};
     const bool inside = n < s.batch && row < s.conv_h() && at < s.conv_w();
-    to[e % kPlane * Tile::kPositionPitch + channel] =
-        inside ? dz[((n * Tile::kOut + first + channel) * s.conv_h() + row) * s.conv_w() + at] : 0.0f;
+    const float* from = dz + ((n * Tile::kOut + first + channel) * s.conv_h() + row) * s.conv_w() + at;
+    float values[2][4];
+#pragma unroll
+    for (int c = 0; c < 4; ++c) {
+      const float2 pair = inside ? fetch(reinterpret_cast<const float2*>(from + c * plane)) : float2{0, 0};
+      values[0][c] = pair.x, values[1][c] = pair.y;
+    }
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      store4(values[k], to + (line * Tile::kLineLength + 2 * window + k) * Tile::kPositionPitch + channel);
+    }
   }
 }
 
@@ -329,6 +346,7 @@ __global__ void __launch_bounds__(InputGradientTile<kStage>::kThreads, 3)
   const int64_t first_sample = index / columns / rows * Tile::kSamples;
   const int first_row = static_cast<int>(index / columns % rows) * Tile::kRows;
   const int first_column = static_cast<int>(index % columns) * Tile::kColumns;
+  const int64_t plane = s.conv_h() * s.conv_w();
 
   const int lane = threadIdx.x % Tile::kLanes, channel = threadIdx.x / Tile::kLanes * Tile::kThreadChannels;
   int corner[Tile::kThreadCells];
@@ -351,16 +369,18 @@ __global__ void __launch_bounds__(InputGradientTile<kStage>::kThreads, 3)
     for (int e = threadIdx.x; e < Tile::kChunk * Tile::kTaps * Tile::kPaddedIn; e += Tile::kThreads) {
       const int tap = e % Tile::kTaps, in = e / Tile::kTaps % Tile::kPaddedIn, out = e / Tile::kTaps / Tile::kPaddedIn;
       shared.weight[(out * Tile::kTaps + tap) * Tile::kWeightPitch + in] =
-          in < Tile::kIn ? widen(weight[((first + out) * Tile::kIn + in) * Tile::kTaps + tap]) : 0.0f;
+          in < Tile::kIn ? widen(fetch(weight + ((first + out) * Tile::kIn + in) * Tile::kTaps + tap)) : 0.0f;
     }
-#pragma unroll 4
-    for (int e = threadIdx.x; e < Tile::kChunk * Tile::kSamples * Tile::kPlane; e += Tile::kThreads) {
-      const int plane = e / Tile::kPlane, out = plane / Tile::kSamples;
-      const int64_t n = first_sample + plane % Tile::kSamples;
+    for (int e = threadIdx.x; e < Tile::kSamples * Tile::kPlane; e += Tile::kThreads) {
+      const int64_t n = first_sample + e / Tile::kPlane;
       const int64_t row = int64_t{first_row} + Tile::kLow + e % Tile::kPlane / Tile::kPitch;
       const int64_t column = int64_t{first_column} + Tile::kLow + e % Tile::kPitch;
       const bool inside = n < s.batch && row >= 0 && row < s.conv_h() && column >= 0 && column < s.conv_w();
-      shared.dz[e] = inside ? dz[((n * Tile::kOut + first + out) * s.conv_h() + row) * s.conv_w() + column] : 0.0f;
+      const float* from = dz + ((n * Tile::kOut + first) * s.conv_h() + row) * s.conv_w() + column;
+#pragma unroll
+      for (int out = 0; out < Tile::kChunk; ++out) {
+        shared.dz[out * Tile::kSamples * Tile::kPlane + e] = inside ? fetch(from + out * plane) : 0.0f;
+      }
     }
     __syncthreads();  // the chunk is there
 #pragma unroll 1
