@@ -17,7 +17,11 @@ namespace meon::cuda {
 //   slots 0..4: channel t / 2, the first pair or the last, kernel rows 0 to 4
 //   slots 5..9: the middle pair of channel t, or (lane 3) the first of channel 2; likewise
 //   slots 10 and 11: the last pair of channel 2, kernel rows 0 and 2, 1 and 3, none and 4, or none
-struct ByteTile : StageTile<0> {
+template <int kRows_>
+struct ByteTile : WindowTile<0, 1, kRows_, 16> {
+  using Base = WindowTile<0, 1, kRows_, 16>;
+  using Base::kColumns, Base::kHeight, Base::kIn, Base::kKernel, Base::kOut, Base::kQuads, Base::kStep, Base::kStride;
+  static constexpr int kThreads = 128, kBlocks = 4;
   static constexpr int kLinePairs = (kKernel + 1) / 2;
   static constexpr int kSlots = 12, kProducts = kSlots / 2;
   static constexpr int kParts = 3;       // of a weight
@@ -35,12 +39,17 @@ struct ByteTile : StageTile<0> {
   static_assert(kWarps % kRowGroups == 0 && kSlots % kWarps == 0 && kWeightWords % 4 == 0);
 };
 
+// Rows of windows of a block: many where there are many, for the sake of what neighbouring blocks both read.
+inline constexpr int kManyRows = 16, kFewRows = 8;
+
+template <class Tile>
 struct ByteStorage {
-  alignas(16) uint32_t pixels[ByteTile::kIn * ByteTile::kPlaneWords];
-  alignas(16) uint32_t weight[32 * ByteTile::kWeightWords];  // of each lane
+  alignas(16) uint32_t pixels[Tile::kIn * Tile::kPlaneWords];
+  alignas(16) uint32_t weight[32 * Tile::kWeightWords];  // of each lane
 };
 
 // The pair that a slot of lane t is, and whether it counts. One that does not is still of the window.
+template <class Tile>
 struct BytePair {
   int channel, kernel_row, column;
   bool used = true;
@@ -55,7 +64,7 @@ struct BytePair {
     }
   }
   __device__ __forceinline__ int word() const {
-    return channel * ByteTile::kPlaneWords + kernel_row * ByteTile::kWordPitch + column;
+    return channel * Tile::kPlaneWords + kernel_row * Tile::kWordPitch + column;
   }
 };
 
@@ -70,11 +79,11 @@ __device__ __forceinline__ float take_part(float& v) {
 }
 
 // y: [N, kOut, Hp, Wp]   grid: (tiles)
-template <class Source>
-__global__ void __launch_bounds__(ByteTile::kThreads, ByteTile::kBlocks)
+template <class Source, int kRows>
+__global__ void __launch_bounds__(ByteTile<kRows>::kThreads, ByteTile<kRows>::kBlocks)
     byte_stage_kernel(StageShape s, Source source, StageParameters<float> p, float* y) {
-  using Tile = ByteTile;
-  auto& shared = block_shared<ByteStorage>();
+  using Tile = ByteTile<kRows>;
+  auto& shared = block_shared<ByteStorage<Tile>>();
   const Place place = place_of<Tile>(s, blockIdx.x);
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, window_lane = lane / 4, t = lane % 4;
   const int channel = 2 * t;  // and the next: what the lane has of a product
@@ -87,7 +96,7 @@ __global__ void __launch_bounds__(ByteTile::kThreads, ByteTile::kBlocks)
 #pragma unroll
   for (int m = 0; m < Tile::kSlots / Tile::kWarps; ++m) {
     const int slot = warp + m * Tile::kWarps;
-    const BytePair pair(slot, t);
+    const BytePair<Tile> pair(slot, t);
     const float* from = p.weight +
                         ((window_lane * Tile::kIn + pair.channel) * Tile::kKernel + pair.kernel_row) * Tile::kKernel +
                         2 * pair.column;
@@ -126,8 +135,8 @@ __global__ void __launch_bounds__(ByteTile::kThreads, ByteTile::kBlocks)
   const int64_t plane = int64_t{s.out_h} * s.out_w;
   float* to = y + (place.sample * Tile::kOut + channel) * plane + place.column + column + window_lane;
   const uint32_t* window = shared.pixels + (column + window_lane) * (Tile::kStep / 2);
-  const uint32_t* place_of_slots[3] = {window + BytePair(0, t).word(), window + BytePair(5, t).word(),
-                                       window + BytePair(10, t).word()};
+  const uint32_t* place_of_slots[3] = {window + BytePair<Tile>(0, t).word(), window + BytePair<Tile>(5, t).word(),
+                                       window + BytePair<Tile>(10, t).word()};
   // The half beside the fifth column counts for nothing, and is not the window's where it is that of its last column.
   const uint32_t first_slots = t % 2 == 0 ? 0xffffffffu : 0xffffu;
 #pragma unroll 1

@@ -4,10 +4,19 @@
 
 namespace meon::cuda {
 
+namespace {
+
+template <int kCrops>
+LaunchResult run(const Heads& p, cudaStream_t stream) {
+  return launch("heads_kernel", heads_kernel<kCrops>, {divide_up(p.crops, kCrops)}, HeadsTile<kCrops>::kThreads, stream,
+                p.crops, static_cast<int>(p.classes), p.features, p.type, p.quality, p.answers);
+}
+
+}  // namespace
+
 LaunchResult heads_forward(const Heads& p, cudaStream_t stream) {
   if (p.crops == 0) return {};
-  return launch("heads_kernel", heads_kernel, {divide_up(p.crops, HeadsTile::kCrops)}, HeadsTile::kThreads, stream,
-                p.crops, static_cast<int>(p.classes), p.features, p.type, p.quality, p.answers);
+  return p.crops <= kFewBlocks * kFewCrops ? run<kFewCrops>(p, stream) : run<kManyCrops>(p, stream);
 }
 
 }  // namespace meon::cuda

@@ -19,46 +19,51 @@
 
 namespace meon::cuda {
 
-// Every compile-time choice. A thread owns one hidden unit, those of the type head first.
+// Every compile-time choice. A thread owns one hidden unit, those of the type head first, for kCrops crops.
+template <int kCrops_>
 struct HeadsTile {
   static constexpr int kType = kTypeHidden, kQuality = kQualityHidden, kHidden = kType + kQuality;
   static constexpr int kInputs = kFeatures;
   static constexpr int kThreads = kHidden;
   static constexpr int kWarps = kThreads / 32;
-  static constexpr int kCrops = 8;
+  static constexpr int kCrops = kCrops_;
   static constexpr int kDepth = 16;                  // columns of a matrix in shared memory at a time
   static constexpr int kPitch = kDepth + 4;          // keeps 16-byte loads aligned, spreads the banks
   static constexpr int kPieces = kThreads / kDepth;  // rows of a matrix that are fetched at once
   static_assert(kType % 32 == 0 && kQuality % 32 == 0, "a warp works for one head");
   static_assert(kThreads % kDepth == 0 && kHidden % kPieces == 0 && kHidden / kPieces == kDepth);
   static_assert(kInputs % kDepth == 0 && kType % kDepth == 0 && kQuality % kDepth == 0);
-  static_assert(kCrops <= kWarps && kCrops % 4 == 0, "a warp for the softmax of each crop");
+  static_assert(kCrops <= kWarps && (kCrops == 2 || kCrops % 4 == 0), "a warp for the softmax of each crop");
 };
 
 inline constexpr float kLowest = -std::numeric_limits<float>::infinity();
 
+// A weight that is read serves all crops of a block: many where there are many. Few crops are spread over more
+// multiprocessors, each of which has less to do.
+inline constexpr int kManyCrops = 8, kFewCrops = 2;
+
+template <class Tile>
 struct HeadsStorage {
-  alignas(16) float features[HeadsTile::kInputs][HeadsTile::kCrops];
-  alignas(16) float hidden[HeadsTile::kHidden][HeadsTile::kCrops];
+  alignas(16) float features[Tile::kInputs][Tile::kCrops];
+  alignas(16) float hidden[Tile::kHidden][Tile::kCrops];
   union {
-    alignas(16) float weights[HeadsTile::kHidden * HeadsTile::kPitch];
-    float outputs[2][HeadsTile::kCrops][kMaxClasses];  // logits, class scores
+    alignas(16) float weights[Tile::kHidden * Tile::kPitch];
+    float outputs[2][Tile::kCrops][kMaxClasses];  // logits, class scores
   };
 };
 
 // sums[k] += sum_d weight[unit, d] value(x[d, k]) for the thread's unit and every crop k; weight is `type` [kType,
 // kTypeDepth] or `quality` [kQuality, kQualityDepth], x the inputs of the thread's head [depth][kCrops]. Begins with a
 // barrier: x may have been written right before.   staged: [kHidden][kPitch]
-template <int kTypeDepth, int kQualityDepth, class F>
+template <class Tile, int kTypeDepth, int kQualityDepth, class F>
 __device__ __forceinline__ void add_product(const float* type, const float* quality, const float* x, float* staged,
-                                            float (&sums)[HeadsTile::kCrops], F&& value) {
-  using Tile = HeadsTile;
+                                            float (&sums)[Tile::kCrops], F&& value) {
   static_assert(kTypeDepth <= kQualityDepth);
   const int depth = threadIdx.x < Tile::kType ? kTypeDepth : kQualityDepth;
   const int first_row = threadIdx.x / Tile::kDepth, column = threadIdx.x % Tile::kDepth;
   // The next columns are on their way while these are worked on: nothing else hides how far the memory is.
   float next[Tile::kDepth];
-  const auto fetch = [&](int first) {
+  const auto fetch_columns = [&](int first) {
 #pragma unroll
     for (int m = 0; m < Tile::kDepth; ++m) {
       const int row = first_row + m * Tile::kPieces, d = first + column;
@@ -69,14 +74,14 @@ __device__ __forceinline__ void add_product(const float* type, const float* qual
       }
     }
   };
-  fetch(0);
+  fetch_columns(0);
 #pragma unroll 1
   for (int first = 0; first < kQualityDepth; first += Tile::kDepth) {
     __syncthreads();  // x is complete (first time); nobody still reads the columns before (later)
 #pragma unroll
     for (int m = 0; m < Tile::kDepth; ++m) staged[(first_row + m * Tile::kPieces) * Tile::kPitch + column] = next[m];
     __syncthreads();  // the columns are there
-    if (first + Tile::kDepth < kQualityDepth) fetch(first + Tile::kDepth);
+    if (first + Tile::kDepth < kQualityDepth) fetch_columns(first + Tile::kDepth);
     if (first >= depth) continue;
 #pragma unroll
     for (int quad = 0; quad < Tile::kDepth; quad += 4) {
@@ -102,11 +107,12 @@ __device__ __forceinline__ float over_warp(float v, F&& f) {
 
 // features: [crops, kFeatures]; answers: [crops, 1 + classes], the quality and then the probabilities
 // grid: (crops / kCrops)
-__global__ void __launch_bounds__(HeadsTile::kThreads, 1)
+template <int kCrops>
+__global__ void __launch_bounds__(HeadsTile<kCrops>::kThreads, 1)
     heads_kernel(int64_t crops, int classes, const float* features, HeadParameters type, HeadParameters quality,
                  float* answers) {
-  using Tile = HeadsTile;
-  auto& s = block_shared<HeadsStorage>();
+  using Tile = HeadsTile<kCrops>;
+  auto& s = block_shared<HeadsStorage<Tile>>();
   const int64_t first_crop = int64_t{blockIdx.x} * Tile::kCrops;
   const bool of_type = threadIdx.x < Tile::kType;
   // Pointers one by one: a reference to either of the two would put both into memory of the thread's own.
@@ -122,11 +128,11 @@ __global__ void __launch_bounds__(HeadsTile::kThreads, 1)
   float z[Tile::kCrops], n[Tile::kCrops];
 #pragma unroll
   for (int k = 0; k < Tile::kCrops; ++k) z[k] = own_bias[unit], n[k] = own_beta[unit];
-  add_product<Tile::kInputs, Tile::kInputs>(type.weight, quality.weight, &s.features[0][0], s.weights, z,
+  add_product<Tile, Tile::kInputs, Tile::kInputs>(type.weight, quality.weight, &s.features[0][0], s.weights, z,
                                             [](float v) { return v; });
 #pragma unroll
   for (int k = 0; k < Tile::kCrops; ++k) s.hidden[threadIdx.x][k] = z[k];
-  add_product<Tile::kType, Tile::kQuality>(type.gamma, quality.gamma, s.hidden[of_type ? 0 : Tile::kType], s.weights, n,
+  add_product<Tile, Tile::kType, Tile::kQuality>(type.gamma, quality.gamma, s.hidden[of_type ? 0 : Tile::kType], s.weights, n,
                                            [](float v) { return square(v); });
   __syncthreads();  // nobody still reads z
 #pragma unroll

@@ -18,6 +18,10 @@ struct Grid {
   int64_t x = 1, y = 1, z = 1;
 };
 
+// Fewer blocks than these leave multiprocessors of a large GPU idle, and what counts is how long one block takes. A
+// constant, so that what is computed is the same everywhere.
+inline constexpr int64_t kFewBlocks = 128;
+
 inline int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // Params come from the kernel and Args are converted to them, so that an int may stand for an int64_t.

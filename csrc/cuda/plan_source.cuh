@@ -80,15 +80,16 @@ struct PlanSource {
     }
   };
   __device__ __forceinline__ Sample sample(int64_t n) const {
-    const int64_t block = n / columns.blocks, image = block / rows.blocks;
+    const int64_t block = columns.blocks == 1 ? n : n / columns.blocks;
+    const int64_t image = rows.blocks == 1 ? block : block / rows.blocks;
     Sample out{planes, image < images, channel_stride, row_stride, column_stride, rows, columns};
     if (!out.inside) {
       out.columns.each = 0;
       return out;
     }
     out.planes += image * image_stride;
-    out.rows.entries += block % rows.blocks * rows.each;
-    out.columns.entries += n % columns.blocks * columns.each;
+    out.rows.entries += (block - image * rows.blocks) * rows.each;
+    out.columns.entries += (n - block * columns.blocks) * columns.each;
     return out;
   }
 };

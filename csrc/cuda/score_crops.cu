@@ -28,14 +28,23 @@ PlanAxis crop_axis(const CropAxisTables& axis) {
   return {axis.crops, axis.count, kCropPlaces, static_cast<int>(axis.places.back())};
 }
 
+template <int kRows, class Source>
+LaunchResult run_byte_stage_in(const StageShape& s, const Source& source, const StageParameters<float>& parameters,
+                               float* y, cudaStream_t stream) {
+  using Tile = ByteTile<kRows>;
+  return launch("byte_stage_kernel", byte_stage_kernel<Source, kRows>, {tile_count<Tile>(s)}, Tile::kThreads, stream, s,
+                source, parameters, y);
+}
+
 // The first stage, whose input is bytes, on tensor cores where there are any that can.
 template <class Source>
 LaunchResult run_byte_stage(const StageWeights& weights, const Source& source, int64_t samples, int64_t rows,
                             int64_t columns, float* y, cudaStream_t stream) {
   const StageShape s{samples, 0, 0, static_cast<int>(rows), static_cast<int>(columns)};
   const StageParameters<float> parameters{weights.weight, weights.bias, weights.beta, weights.gamma};
-  return launch("byte_stage_kernel", byte_stage_kernel<Source>, {tile_count<ByteTile>(s)}, ByteTile::kThreads, stream,
-                s, source, parameters, y);
+  return tile_count<ByteTile<kFewRows>>(s) <= kFewBlocks
+             ? run_byte_stage_in<kFewRows>(s, source, parameters, y, stream)
+             : run_byte_stage_in<kManyRows>(s, source, parameters, y, stream);
 }
 
 template <int kStage, class Source>
@@ -85,7 +94,7 @@ LaunchResult score_crops(const CropScoring& p, void* workspace, cudaStream_t str
                                                    in.column_stride,
                                                    stage_axis(p.rows, 0, in.height),
                                                    stage_axis(p.columns, 0, in.width)};
-  const bool tensor_cores = kernel_uses_mma(byte_stage_kernel<PlanSource<uint8_t, Layer<0>::kPad>>);
+  const bool tensor_cores = kernel_uses_mma(byte_stage_kernel<PlanSource<uint8_t, Layer<0>::kPad>, kManyRows>);
   LaunchResult result = tensor_cores
                             ? run_byte_stage(p.stages[0], pixels, in.count, first.rows, first.columns, maps[0], stream)
                             : run_stage<0>(p.stages[0], pixels, in.count, first.rows, first.columns, maps[0], stream);

@@ -79,7 +79,7 @@ struct StageTile : WindowTile<kStage, kChoice.samples, kChoice.rows, kChoice.col
   // 4 more than a multiple of 4 keeps 16-byte loads aligned and spreads the banks.
   static constexpr int kWeightPitch = Base::kOut + 4, kGammaPitch = Base::kOut + 4;
   static_assert(Base::kWindows % kThreadWindows == 0 && Base::kOut % kThreadChannels == 0);
-  static_assert(Base::kIn % kChunk == 0 && kThreads % 32 == 0 && kThreads <= 1024);
+  static_assert(Base::kIn % kChunk == 0 && kThreads % 32 == 0 && kThreads % Base::kOut == 0 && kThreads <= 1024);
   static_assert(kThreadChannels == 2 || kThreadChannels % 4 == 0, "loads of 8 or 16 bytes");
 };
 
@@ -332,22 +332,30 @@ __device__ __forceinline__ void load_input(const Source& source, const Place& pl
   read_input<Tile, kThreads, kChannels>(source, place, first, keep);
 }
 
-// weight: [kOut, kIn, kTaps]; to: [kChunk][kTaps][kWeightPitch], output channels next to each other
+// weight: [kOut, kIn, kTaps]; to: [kChunk][kTaps][kWeightPitch], output channels next to each other. A thread keeps to
+// one of them, so that it computes two addresses and no more.
 template <class Tile, class T>
 __device__ __forceinline__ void load_weights(const T* weight, int first, float* to) {
-  constexpr int kRun = Tile::kChunk * Tile::kTaps;
-#pragma unroll 4
-  for (int e = threadIdx.x; e < Tile::kOut * kRun; e += Tile::kThreads) {
-    const int out = e / kRun, tap = e % kRun;
-    to[tap * Tile::kWeightPitch + out] = widen(weight[(out * Tile::kIn + first) * Tile::kTaps + tap]);
+  constexpr int kRun = Tile::kChunk * Tile::kTaps, kStep = Tile::kThreads / Tile::kOut;
+  const int out = threadIdx.x / kStep, start = threadIdx.x % kStep;
+  const T* from = weight + (out * Tile::kIn + first) * Tile::kTaps + start;
+  to += start * Tile::kWeightPitch + out;
+#pragma unroll
+  for (int tap = 0; tap < kRun; tap += kStep) {
+    if (tap + kStep <= kRun || start < kRun - tap) to[tap * Tile::kWeightPitch] = widen(fetch(from + tap));
   }
 }
 
 // gamma: [kOut, kOut]; to: [kOut][kGammaPitch]
 template <class Tile, class T>
 __device__ __forceinline__ void load_gamma(const T* gamma, float* to) {
-  for (int e = threadIdx.x; e < Tile::kOut * Tile::kOut; e += Tile::kThreads) {
-    to[e / Tile::kOut * Tile::kGammaPitch + e % Tile::kOut] = widen(gamma[e]);
+  constexpr int kStep = Tile::kThreads / Tile::kOut;
+  const int row = threadIdx.x / Tile::kOut, column = threadIdx.x % Tile::kOut;
+#pragma unroll
+  for (int i = 0; i < Tile::kOut; i += kStep) {
+    if (i + kStep <= Tile::kOut || row < Tile::kOut - i) {
+      to[(row + i) * Tile::kGammaPitch + column] = widen(fetch(gamma + (row + i) * Tile::kOut + column));
+    }
   }
 }
 
@@ -402,8 +410,8 @@ __device__ __forceinline__ void convolve(const Source& source, const Place& plac
 #pragma unroll 1
   for (int first = 0; first < Tile::kIn; first += Tile::kChunk) {
     __syncthreads();  // nobody still reads the buffers
-    load_input<Tile, Tile::kThreads, Tile::kChunk>(source, place, first, buffers.x);
     load_weights<Tile>(p.weight, first, buffers.weight);
+    load_input<Tile, Tile::kThreads, Tile::kChunk>(source, place, first, buffers.x);
     __syncthreads();  // the chunk is there
 #pragma unroll 1
     for (int ci = 0; ci < Tile::kChunk; ++ci) {

@@ -234,7 +234,7 @@ TEST(a_weight_is_three_parts_of_eight_bits) {
   weights.insert(weights.end(), {0.0f, -0.0f, 0x1.fffffep127f, -0x1.fffffep-100f, 0x1.000002p0f, 0x1p-126f});
   for (const float weight : weights) {
     float left = weight, sum = 0;
-    for (int part = 0; part < meon::cuda::ByteTile::kParts; ++part) {
+    for (int part = 0; part < meon::cuda::ByteTile<meon::cuda::kManyRows>::kParts; ++part) {
       const float taken = meon::cuda::take_part(left);
       CHECK((meon::cuda::bits_of(taken) & 0xffffu) == 0);
       sum += taken;
@@ -244,7 +244,7 @@ TEST(a_weight_is_three_parts_of_eight_bits) {
 }
 
 TEST(tensor_cores_are_used_where_the_code_is_for_them) {
-  const auto kernel = meon::cuda::byte_stage_kernel<PlanSource<uint8_t, 2>>;
+  const auto kernel = meon::cuda::byte_stage_kernel<PlanSource<uint8_t, 2>, meon::cuda::kManyRows>;
   for (const auto& [version, used] : {std::pair{75, false}, {80, true}, {120, true}, {0, false}}) {
     cuda_on_host::options().ptx_version = version;
     CHECK(meon::cuda::kernel_uses_mma(kernel) == used);
