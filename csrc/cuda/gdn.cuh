@@ -18,6 +18,7 @@
 #include "cuda/element.cuh"
 #include "cuda/launch.h"
 #include "cuda/parameter_sums.cuh"
+#include "cuda/vector_load.cuh"
 
 namespace meon::cuda {
 
@@ -94,21 +95,22 @@ __device__ __forceinline__ void locate_pixels(const GdnShape& s, int64_t tile, i
   }
 }
 
-// Calls f(row, pixel) for every element of a tile, neighbouring threads at neighbouring addresses of the tensor.
+// Calls f(row, pixel, origin of the pixel) for every element of a tile, neighbouring threads at neighbouring addresses
+// of the tensor. A thread keeps to one row where channels are next to each other, else to one pixel if it can.
 template <class Tile, class F>
-__device__ __forceinline__ void for_each_element(const GdnShape& s, F&& f) {
-  constexpr int kEach = Tile::kElements / Tile::kThreads;
+__device__ __forceinline__ void for_each_element(const GdnShape& s, const int64_t* origin, F&& f) {
   if (s.stride_c == 1) {
+    constexpr int kStep = Tile::kThreads / Tile::kRows;
+    const int row = threadIdx.x % Tile::kRows, start = threadIdx.x / Tile::kRows;
 #pragma unroll 4
-    for (int m = 0; m < kEach; ++m) {
-      const int e = threadIdx.x + m * Tile::kThreads;
-      f(e % Tile::kRows, e / Tile::kRows);
-    }
+    for (int pixel = start; pixel < Tile::kPixels; pixel += kStep) f(row, pixel, origin[pixel]);
   } else {
+    constexpr int kPixelStep = Tile::kPixels < Tile::kThreads ? Tile::kPixels : Tile::kThreads;
+    constexpr int kRowStep = Tile::kThreads / kPixelStep;
+    for (int pixel = threadIdx.x % kPixelStep; pixel < Tile::kPixels; pixel += kPixelStep) {
+      const int64_t at = origin[pixel];
 #pragma unroll 4
-    for (int m = 0; m < kEach; ++m) {
-      const int e = threadIdx.x + m * Tile::kThreads;
-      f(e / Tile::kPixels, e % Tile::kPixels);
+      for (int m = 0; m < Tile::kRows / kRowStep; ++m) f(threadIdx.x / kPixelStep + m * kRowStep, pixel, at);
     }
   }
 }
@@ -118,9 +120,9 @@ __device__ __forceinline__ void for_each_element(const GdnShape& s, F&& f) {
 template <class Tile, class F>
 __device__ __forceinline__ void load_tile(const GdnShape& s, const int64_t* origin, int64_t row0,
                                           typename Tile::Acc* tile, F&& value) {
-  for_each_element<Tile>(s, [&](int r, int p) {
-    const bool inside = origin[p] >= 0 && row0 + r < s.channels;
-    tile[r * Tile::kStride + p] = inside ? value(origin[p] + (row0 + r) * s.stride_c) : typename Tile::Acc(0);
+  for_each_element<Tile>(s, origin, [&](int r, int p, int64_t at) {
+    const bool inside = at >= 0 && row0 + r < s.channels;
+    tile[r * Tile::kStride + p] = inside ? value(at + (row0 + r) * s.stride_c) : typename Tile::Acc(0);
   });
 }
 
@@ -128,9 +130,9 @@ __device__ __forceinline__ void load_tile(const GdnShape& s, const int64_t* orig
 template <class Tile, class T>
 __device__ __forceinline__ void store_tile(const GdnShape& s, const int64_t* origin, int64_t row0,
                                            const typename Tile::Acc* tile, T* to) {
-  for_each_element<Tile>(s, [&](int r, int p) {
-    const bool inside = origin[p] >= 0 && row0 + r < s.channels;
-    if (inside) to[origin[p] + (row0 + r) * s.stride_c] = narrow<T>(tile[r * Tile::kStride + p]);
+  for_each_element<Tile>(s, origin, [&](int r, int p, int64_t at) {
+    const bool inside = at >= 0 && row0 + r < s.channels;
+    if (inside) to[at + (row0 + r) * s.stride_c] = narrow<T>(tile[r * Tile::kStride + p]);
   });
 }
 
@@ -147,14 +149,16 @@ __device__ __forceinline__ void multiply(const T* gamma, int64_t channels, int64
   const Owned<Tile> own;
   for (int first = 0; first < Tile::kRows && depth0 + first < channels; first += Tile::kDepth) {
     __syncthreads();  // the tile is complete, and nobody still reads what was staged before
-    for (int e = threadIdx.x; e < Tile::kRows * Tile::kDepth; e += Tile::kThreads) {
-      // Neighbouring threads along gamma's rows in memory, whichever way round it is used.
-      const int r = kTransposed ? e % Tile::kRows : e / Tile::kDepth;
-      const int d = kTransposed ? e / Tile::kRows : e % Tile::kDepth;
-      const int64_t i = row0 + r, j = depth0 + first + d;
-      const bool inside = i < channels && j < channels;
-      staged[d * Tile::kGammaStride + r] =
-          inside ? widen(kTransposed ? gamma[j * channels + i] : gamma[i * channels + j]) : Acc(0);
+    // Neighbouring threads along gamma's rows in memory, whichever way round it is used.
+    constexpr int kAlong = kTransposed ? Tile::kRows : Tile::kDepth, kAcross = kTransposed ? Tile::kDepth : Tile::kRows;
+    constexpr int kStep = Tile::kThreads / kAlong;
+    const int along = threadIdx.x % kAlong, start = threadIdx.x / kAlong;
+    const int64_t column = (kTransposed ? row0 : depth0 + first) + along, row = kTransposed ? depth0 + first : row0;
+#pragma unroll
+    for (int across = start; across < kAcross; across += kStep) {
+      const bool inside = row + across < channels && column < channels;
+      staged[kTransposed ? across * Tile::kGammaStride + along : along * Tile::kGammaStride + across] =
+          inside ? widen(fetch(gamma + (row + across) * channels + column)) : Acc(0);
     }
     __syncthreads();  // gamma is staged
 #pragma unroll 2
@@ -186,7 +190,7 @@ __device__ __forceinline__ void norms(const GdnShape& s, const int64_t* origin, 
   }
   for (int64_t depth0 = 0; depth0 < s.channels; depth0 += Tile::kRows) {
     __syncthreads();  // origin is known (first time); nobody still reads the tile (later)
-    load_tile<Tile>(s, origin, depth0, tile, [&](int64_t at) { return widen(x[at]); });
+    load_tile<Tile>(s, origin, depth0, tile, [&](int64_t at) { return widen(fetch(x + at)); });
     multiply<Tile, false>(gamma, s.channels, row0, depth0, tile, staged, n, [](Acc v) { return square(v); });
   }
 }
@@ -207,7 +211,7 @@ __global__ void __launch_bounds__(kGdnThreads, 1) gdn_forward_kernel(GdnForward<
   norms<Tile>(p.shape, s.origin, row0, p.x, p.beta, p.gamma, tile, s.gamma, n);
   __syncthreads();  // nobody still reads the tile
   if (p.shape.channels > kRows) {
-    load_tile<Tile>(p.shape, s.origin, row0, tile, [&](int64_t at) { return widen(p.x[at]); });
+    load_tile<Tile>(p.shape, s.origin, row0, tile, [&](int64_t at) { return widen(fetch(p.x + at)); });
     __syncthreads();  // the numerators are there
   }
   for (int r = 0; r < Tile::kThreadRows; ++r) {
@@ -240,7 +244,7 @@ __global__ void __launch_bounds__(kGdnThreads, GdnTile<AccOf<T>, kRows>::kBackwa
     locate_pixels<Tile>(p.shape, index, s.origin);
     Fragment<Tile> n;
     norms<Tile>(p.shape, s.origin, 0, p.x, p.beta, p.gamma, x_tile, s.gamma, n);
-    load_tile<Tile>(p.shape, s.origin, 0, t_tile, [&](int64_t at) { return widen(p.grad_y[at]); });
+    load_tile<Tile>(p.shape, s.origin, 0, t_tile, [&](int64_t at) { return widen(fetch(p.grad_y + at)); });
     __syncthreads();  // the gradients are there
 
     Fragment<Tile> direct, indirect;  // g n^-1/2; sum_i t_i gamma[i, j]
@@ -310,8 +314,9 @@ __global__ void __launch_bounds__(kGdnThreads, 1) gdn_input_gradient_kernel(GdnB
   }
   for (int64_t depth0 = 0; depth0 < p.shape.channels; depth0 += kRows) {
     __syncthreads();  // origin is known (first time); nobody still reads the tile (later)
-    load_tile<Tile>(p.shape, s.origin, depth0, tile,
-                    [&](int64_t at) { return norm_gradient(widen(p.grad_y[at]), widen(p.x[at]), inverse[at]); });
+    load_tile<Tile>(p.shape, s.origin, depth0, tile, [&](int64_t at) {
+      return norm_gradient(widen(fetch(p.grad_y + at)), widen(fetch(p.x + at)), fetch(inverse + at));
+    });
     multiply<Tile, true>(p.gamma, p.shape.channels, row0, depth0, tile, s.gamma, indirect, [](Acc v) { return v; });
   }
   __syncthreads();  // nobody still reads the tile
@@ -320,11 +325,11 @@ __global__ void __launch_bounds__(kGdnThreads, 1) gdn_input_gradient_kernel(GdnB
   }
   __syncthreads();  // the sums are there
   // Each element is now the business of the thread that stores it, and of no other.
-  for_each_element<Tile>(p.shape, [&](int r, int pixel) {
-    if (s.origin[pixel] < 0 || row0 + r >= p.shape.channels) return;
-    const int64_t at = s.origin[pixel] + (row0 + r) * p.shape.stride_c;
-    const Acc direct = widen(p.grad_y[at]) * inverse[at];
-    p.grad_x[at] = narrow<T>(direct + 2 * widen(p.x[at]) * tile[r * Tile::kStride + pixel]);
+  for_each_element<Tile>(p.shape, s.origin, [&](int r, int pixel, int64_t origin) {
+    if (origin < 0 || row0 + r >= p.shape.channels) return;
+    const int64_t at = origin + (row0 + r) * p.shape.stride_c;
+    const Acc direct = widen(fetch(p.grad_y + at)) * fetch(inverse + at);
+    p.grad_x[at] = narrow<T>(direct + 2 * widen(fetch(p.x + at)) * tile[r * Tile::kStride + pixel]);
   });
 }
 
@@ -345,9 +350,10 @@ __global__ void __launch_bounds__(kGdnThreads, 1)
   for (int64_t index = blockIdx.x; index < tiles; index += gridDim.x) {
     locate_pixels<Tile>(p.shape, index, s.origin);
     __syncthreads();  // origin is known, and nobody still reads the tiles before
-    load_tile<Tile>(p.shape, s.origin, row0, t_tile,
-                    [&](int64_t at) { return norm_gradient(widen(p.grad_y[at]), widen(p.x[at]), inverse[at]); });
-    load_tile<Tile>(p.shape, s.origin, col0, x_tile, [&](int64_t at) { return widen(p.x[at]); });
+    load_tile<Tile>(p.shape, s.origin, row0, t_tile, [&](int64_t at) {
+      return norm_gradient(widen(fetch(p.grad_y + at)), widen(fetch(p.x + at)), fetch(inverse + at));
+    });
+    load_tile<Tile>(p.shape, s.origin, col0, x_tile, [&](int64_t at) { return widen(fetch(p.x + at)); });
     __syncthreads();  // both tiles are there
     add_parameter_sums<Tile>(t_tile, x_tile, sums);
   }

@@ -129,11 +129,11 @@ __global__ void __launch_bounds__(HeadsTile<kCrops>::kThreads, 1)
 #pragma unroll
   for (int k = 0; k < Tile::kCrops; ++k) z[k] = own_bias[unit], n[k] = own_beta[unit];
   add_product<Tile, Tile::kInputs, Tile::kInputs>(type.weight, quality.weight, &s.features[0][0], s.weights, z,
-                                            [](float v) { return v; });
+                                                  [](float v) { return v; });
 #pragma unroll
   for (int k = 0; k < Tile::kCrops; ++k) s.hidden[threadIdx.x][k] = z[k];
-  add_product<Tile, Tile::kType, Tile::kQuality>(type.gamma, quality.gamma, s.hidden[of_type ? 0 : Tile::kType], s.weights, n,
-                                           [](float v) { return square(v); });
+  add_product<Tile, Tile::kType, Tile::kQuality>(type.gamma, quality.gamma, s.hidden[of_type ? 0 : Tile::kType],
+                                                 s.weights, n, [](float v) { return square(v); });
   __syncthreads();  // nobody still reads z
 #pragma unroll
   for (int k = 0; k < Tile::kCrops; ++k) s.hidden[threadIdx.x][k] = divide_by_root(z[k], n[k]);

@@ -11,7 +11,7 @@ int main(int argc, char** argv) {
   const CropSource<3> source{image.data(), 6, 9, boxes, 1, 6, 9};
   const std::vector<float> weight = ramp(8 * 75), bias = ramp(8), beta = ramp(8), gamma = ramp(64);
   std::vector<float> y(8 * 2);
-  race::run(byte_stage_kernel<CropSource<3>, kFewRows>, {1}, ByteTile<kFewRows>::kThreads, StageShape{1, 6, 9, 1, 2}, source,
-            StageParameters<float>{weight.data(), bias.data(), beta.data(), gamma.data()}, y.data());
+  race::run(byte_stage_kernel<CropSource<3>, kFewRows>, {1}, ByteTile<kFewRows>::kThreads, StageShape{1, 6, 9, 1, 2},
+            source, StageParameters<float>{weight.data(), bias.data(), beta.data(), gamma.data()}, y.data());
   return EXIT_SUCCESS;
 }

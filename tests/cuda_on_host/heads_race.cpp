@@ -18,6 +18,7 @@ int main(int argc, char** argv) {
   const HeadParameters type = head(kTypeHidden, of_type), quality = head(kQualityHidden, of_quality);
   const std::vector<float> features = ramp(2 * kFeatures);
   std::vector<float> answers(2 * (1 + kClasses));
-  race::run(heads_kernel<kFewCrops>, {1}, HeadsTile<kFewCrops>::kThreads, 2, kClasses, features.data(), type, quality, answers.data());
+  race::run(heads_kernel<kFewCrops>, {1}, HeadsTile<kFewCrops>::kThreads, 2, kClasses, features.data(), type, quality,
+            answers.data());
   return EXIT_SUCCESS;
 }

@@ -106,7 +106,8 @@ Chosen<T> choose(int stage, int64_t rows, int64_t columns, Random& random) {
 int64_t places_in(const std::vector<int32_t>& entries) { return static_cast<int64_t>(entries.size()) / 4; }
 
 // y: [images, kOut, places of rows, places of columns]. Strides of the planes as a source has them.
-template <int kStage, bool kTensorCores = false, class T>
+// kRows: of a tile on tensor cores; 0: as the launcher has it.
+template <int kStage, bool kTensorCores = false, int kRows = 0, class T>
 Buffer<float> run_chosen(Chosen<T>& in, T* planes, std::array<int64_t, 4> strides, StageBuffers& stage) {
   Buffer<int32_t> rows = copied(in.rows), columns = copied(in.columns);
   const PlanSource<T, 2> source{planes,
@@ -119,7 +120,13 @@ Buffer<float> run_chosen(Chosen<T>& in, T* planes, std::array<int64_t, 4> stride
                                 {columns.data(), 1, static_cast<int>(columns.size()), static_cast<int>(in.width)}};
   const int64_t r = places_in(in.rows), c = places_in(in.columns);
   Buffer<float> y(in.images * meon::kStages[kStage].out_channels * r * c);
-  if constexpr (kTensorCores) {
+  if constexpr (kRows > 0) {
+    const meon::cuda::StageShape s{in.images, 0, 0, static_cast<int>(r), static_cast<int>(c)};
+    CHECK(meon::cuda::run_byte_stage_in<kRows>(
+              s, source, {stage.weight.data(), stage.bias.data(), stage.beta.data(), stage.gamma.data()}, y.data(),
+              nullptr)
+              .error == cudaSuccess);
+  } else if constexpr (kTensorCores) {
     CHECK(meon::cuda::run_byte_stage(stage.weights(), source, in.images, r, c, y.data(), nullptr).error == cudaSuccess);
   } else {
     CHECK(meon::cuda::run_stage<kStage>(stage.weights(), source, in.images, r, c, y.data(), nullptr).error ==
@@ -215,6 +222,9 @@ TEST(the_first_stage_on_tensor_cores_matches_the_oracle) {
       for (int64_t i = 0; i < stage.weight.size(); ++i) stage.weight[i] *= static_cast<float>(scale);
       cuda_on_host::options().reverse = random.integer(0, 1) == 1;
       Buffer<float> got = run_chosen<0, true>(in, in.planes.data(), {3 * 21 * 17, 21 * 17, 17, 1}, stage);
+      Buffer<float> of_large_tiles =
+          run_chosen<0, true, meon::cuda::kManyRows>(in, in.planes.data(), {3 * 21 * 17, 21 * 17, 17, 1}, stage);
+      CHECK(same_bits(of_large_tiles, got));
       meon::ConvShape s = meon::stage_shape(meon::kStages[0], in.images, 4 * rows);
       s.in_w = 4 * columns;
       const auto values = [](Buffer<float>& b) { return std::vector<float>(b.data(), b.data() + b.size()); };
