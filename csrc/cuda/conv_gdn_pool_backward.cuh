@@ -191,12 +191,14 @@ __device__ __forceinline__ void load_positions(const StageShape& s, const Place&
     const int64_t n = place.sample + line / kSampleLines;
     const int64_t row = 2 * int64_t{place.row} + line % kSampleLines, at = 2 * int64_t{place.column + window};
     const bool inside = n < s.batch && row < s.conv_h() && at < s.conv_w();
-    const float* from = dz + ((n * Tile::kOut + first + channel) * s.conv_h() + row) * s.conv_w() + at;
+    // What is not inside is read where something is, and left: that costs less than not to read it.
+    const float* from =
+        dz + (inside ? (n * Tile::kOut * s.conv_h() + row) * s.conv_w() + at : 0) + (first + channel) * plane;
     float values[2][4];
 #pragma unroll
     for (int c = 0; c < 4; ++c) {
-      const float2 pair = inside ? fetch(reinterpret_cast<const float2*>(from + c * plane)) : float2{0, 0};
-      values[0][c] = pair.x, values[1][c] = pair.y;
+      const float2 pair = fetch(reinterpret_cast<const float2*>(from + c * plane));
+      values[0][c] = inside ? pair.x : 0.0f, values[1][c] = inside ? pair.y : 0.0f;
     }
 #pragma unroll
     for (int k = 0; k < 2; ++k) {
@@ -208,7 +210,7 @@ __device__ __forceinline__ void load_positions(const StageShape& s, const Place&
 // Block b works on tiles b, b + splits, ...
 // dz: [N, kOut, 2 Hp, 2 Wp]; partials: [splits, weights + kOut]   grid: (splits, kChannelBlocks)
 template <int kStage, class Source>
-__global__ void __launch_bounds__(WeightGradientTile<kStage>::kThreads, 2)
+__global__ void __launch_bounds__(WeightGradientTile<kStage>::kThreads, 3)
     stage_weight_gradient_kernel(StageShape s, Source source, const float* dz, int64_t tiles, float* partials) {
   using Tile = WeightGradientTile<kStage>;
   constexpr int kRun = (Tile::kSpan + 3) / 4 * 4;
@@ -316,6 +318,7 @@ struct InputGradientTile : Layer<kStage> {
   static constexpr int kPaddedIn = kGroups * kThreadChannels, kWeightPitch = kPaddedIn + 4;
   static_assert((Base::kPad - Base::kKernel + 1) % Base::kStride == 0, "kLow is not rounded");
   static_assert(Base::kOut % kChunk == 0 && kThreads % 32 == 0 && kSamples * kRows * kColumns % kThreadCells == 0);
+  static_assert(kThreads % kPaddedIn == 0);
 };
 
 template <class Tile>
@@ -365,21 +368,31 @@ __global__ void __launch_bounds__(InputGradientTile<kStage>::kThreads, 3)
 #pragma unroll 1
   for (int first = 0; first < Tile::kOut; first += Tile::kChunk) {
     __syncthreads();  // nobody still reads the chunk before
-#pragma unroll 4
-    for (int e = threadIdx.x; e < Tile::kChunk * Tile::kTaps * Tile::kPaddedIn; e += Tile::kThreads) {
-      const int tap = e % Tile::kTaps, in = e / Tile::kTaps % Tile::kPaddedIn, out = e / Tile::kTaps / Tile::kPaddedIn;
-      shared.weight[(out * Tile::kTaps + tap) * Tile::kWeightPitch + in] =
-          in < Tile::kIn ? widen(fetch(weight + ((first + out) * Tile::kIn + in) * Tile::kTaps + tap)) : 0.0f;
+    constexpr int kStep = Tile::kThreads / Tile::kPaddedIn;
+    const int in = threadIdx.x / kStep, start = threadIdx.x % kStep;  // a thread keeps to one input channel
+    const T* from = weight + (first * Tile::kIn + in) * Tile::kTaps + start;
+    float* to = shared.weight + start * Tile::kWeightPitch + in;
+#pragma unroll
+    for (int out = 0; out < Tile::kChunk; ++out) {
+#pragma unroll
+      for (int tap = 0; tap < Tile::kTaps; tap += kStep) {
+        if (tap + kStep <= Tile::kTaps || start < Tile::kTaps - tap) {
+          to[(out * Tile::kTaps + tap) * Tile::kWeightPitch] =
+              in < Tile::kIn ? widen(fetch(from + out * Tile::kIn * Tile::kTaps + tap)) : 0.0f;
+        }
+      }
     }
     for (int e = threadIdx.x; e < Tile::kSamples * Tile::kPlane; e += Tile::kThreads) {
       const int64_t n = first_sample + e / Tile::kPlane;
       const int64_t row = int64_t{first_row} + Tile::kLow + e % Tile::kPlane / Tile::kPitch;
       const int64_t column = int64_t{first_column} + Tile::kLow + e % Tile::kPitch;
       const bool inside = n < s.batch && row >= 0 && row < s.conv_h() && column >= 0 && column < s.conv_w();
-      const float* from = dz + ((n * Tile::kOut + first) * s.conv_h() + row) * s.conv_w() + column;
+      // What is not inside is read where something is, and left: that costs less than not to read it.
+      const float* from = dz + (inside ? (n * Tile::kOut * s.conv_h() + row) * s.conv_w() + column : 0) + first * plane;
 #pragma unroll
       for (int out = 0; out < Tile::kChunk; ++out) {
-        shared.dz[out * Tile::kSamples * Tile::kPlane + e] = inside ? fetch(from + out * plane) : 0.0f;
+        const float value = plane > 0 ? fetch(from + out * plane) : 0.0f;
+        shared.dz[out * Tile::kSamples * Tile::kPlane + e] = inside ? value : 0.0f;
       }
     }
     __syncthreads();  // the chunk is there

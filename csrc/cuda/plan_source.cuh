@@ -18,7 +18,7 @@ struct PlanAxis {
 };
 
 // Samples are numbered image by image, in an image by row block, then by column block. The tables are on the device and
-// nobody may have looked at them: an entry that lies outside of the planes gives NaN, and nothing is read.
+// nobody may have looked at them: an entry that lies outside of the planes gives NaN, and is not followed.
 template <class T, int kPad>
 struct PlanSource {
   const T* planes;

@@ -375,12 +375,18 @@ struct ConvBuffers {
   alignas(16) float weight[Tile::kChunk * Tile::kTaps * Tile::kWeightPitch];
 };
 
-// What the calling thread owns: windows `lane`, lane + kLanes, ... of the tile, and channels from `channel`.
+// What the calling thread owns: windows `lane`, lane + kLanes, ... of the tile, and channels from `channel`. Where a
+// warp has several groups of channels, two of them alternate: neighbours then read the same input, and those after the
+// next the same weights, which shared memory hands out in half as many turns.
 template <class Tile>
 struct Share {
+  static constexpr int kTogether = Tile::kLanes < 32 ? 2 : 1;
+  static_assert(Tile::kGroups % kTogether == 0);
   int lane, channel;
   __device__ __forceinline__ Share()
-      : lane(threadIdx.x % Tile::kLanes), channel(threadIdx.x / Tile::kLanes * Tile::kThreadChannels) {}
+      : lane(threadIdx.x / kTogether % Tile::kLanes),
+        channel((threadIdx.x / (kTogether * Tile::kLanes) * kTogether + threadIdx.x % kTogether) *
+                Tile::kThreadChannels) {}
   __device__ __forceinline__ Window<Tile> window(int v) const { return Window<Tile>(lane + v * Tile::kLanes); }
 };
 

@@ -21,15 +21,15 @@ constexpr int warpSize = ::cuda_on_host::kWarp;
 
 #define __syncthreads() ::cuda_on_host::sync_threads(__FILE__, __LINE__)
 
-// As far off as the PTX manual lets rsqrt.approx be: one way or the other as the operand's last bits have it, so that
-// equal operands have equal roots; exact at the powers of four.
+// Further off than the 2^-22.9 of the PTX manual's rsqrt.approx: one way or the other as the operand's last bit has it,
+// so that equal operands have equal roots; exact at the powers of four.
 inline float rsqrtf(float n) {
   int exponent = 0;
   const float fraction = std::frexp(n, &exponent);
   const double root = 1 / std::sqrt(static_cast<double>(n));
   if (!std::isfinite(root) || (fraction == 0.5F && exponent % 2 != 0)) return static_cast<float>(root);
   const bool odd = static_cast<int>(std::ldexp(fraction, 24)) % 2 != 0;
-  return static_cast<float>(root * (1 + (odd ? 0x1p-23 : -0x1p-23)));
+  return static_cast<float>(root * (1 + (odd ? 0x1.13p-23 : -0x1.13p-23)));
 }
 
 // Every lane of the warp that has not returned must take part, whatever the mask: nothing here needs less.
