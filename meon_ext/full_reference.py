@@ -80,15 +80,11 @@ def vif(reference: Picture, distorted: Picture) -> float:
         if scale:
             x, y = (_filtered(plane, window)[::2, ::2] for plane in (x, y))
         moments = _Moments.of(x, y, window)
-        x_variance, y_variance = np.maximum(moments.x_variance, 0), np.maximum(moments.y_variance, 0)
-        gain = moments.covariance / (x_variance + 1e-10)
-        noise = y_variance - gain * moments.covariance
-        flat_x, flat_y, reversed_ = x_variance < 1e-10, y_variance < 1e-10, gain < 0
-        gain[flat_x | flat_y | reversed_] = 0
-        noise = np.where(flat_x | reversed_, y_variance, noise)
-        noise = np.maximum(np.where(flat_y, 0, noise), 1e-10)
-        kept += float(np.log2(1 + gain**2 * np.where(flat_x, 0, x_variance) / (noise + _VIF_NOISE)).sum())
-        whole += float(np.log2(1 + np.where(flat_x, 0, x_variance) / _VIF_NOISE).sum())
+        x_variance = np.where(moments.x_variance < 1e-10, 0, moments.x_variance)  # flat, but for rounding
+        gain = np.maximum(moments.covariance / (x_variance + 1e-10), 0)  # what is reversed tells nothing
+        noise = np.maximum(moments.y_variance - gain * moments.covariance, 1e-10)
+        kept += float(np.log2(1 + gain**2 * x_variance / (noise + _VIF_NOISE)).sum())
+        whole += float(np.log2(1 + x_variance / _VIF_NOISE).sum())
     return kept / whole if whole else 1.0
 
 

@@ -150,6 +150,24 @@ def test_equal_pictures(pair: tuple[Picture, Picture]) -> None:
         assert vif(picture, picture) == pytest.approx(1, abs=1e-9)
 
 
+def test_a_negative_has_nothing_of_the_picture(pair: tuple[Picture, Picture]) -> None:
+    negative = 255 - pair[0]
+    assert ms_ssim(pair[0], negative) == 0  # and not the root of a product below 0
+    assert vif(pair[0], negative) == 0
+
+
+def test_what_is_flat_tells_vif_nothing(pair: tuple[Picture, Picture]) -> None:
+    flat = np.full_like(pair[0], 77)
+    assert vif(pair[0], flat) == 0
+    assert vif(flat, pair[0]) == 1  # nothing was there to be lost
+
+
+def test_an_odd_last_row_or_column_counts_for_nothing(pair: tuple[Picture, Picture]) -> None:
+    odd = tuple(np.pad(picture, ((0, 1), (0, 1), (0, 0)), constant_values=255) for picture in pair)
+    for metric in (gmsd, mdsi, haarpsi):
+        assert metric(*odd) == metric(*pair)
+
+
 def test_more_noise_is_worse_in_all_three_and_on_their_scale(pair: tuple[Picture, Picture]) -> None:
     random = np.random.default_rng(0)
     noise = random.normal(0, 1, pair[0].shape)
