@@ -9,8 +9,11 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -37,10 +40,11 @@ from meon_ext.training.network import (
     pretraining_model,
     rescale_scores_,
 )
-from meon_ext.training.optimise import learning_rate
+from meon_ext.training.optimise import _optimizer, _Run, _signals, learning_rate
 from meon_ext.training.pictures import Picture, PictureLoader
 from meon_ext.training.progress import Progress, clock
 from meon_ext.training.samples import SPOILED, Kind, Samples
+from meon_ext.training.soap import Soap
 
 F32 = float(np.finfo(np.float32).eps)
 
@@ -96,6 +100,71 @@ def test_learning_rates() -> None:
     steps = StepConfig(epochs=100, learning_rate=0.1, schedule="steps")
     assert [learning_rate(steps, u, 1) for u in (0, 59, 60, 84, 85)] == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001])
     assert learning_rate(StepConfig(schedule="constant"), 9, 1) == 1e-3
+    # A step shorter than its warm-up only rises, as if the warm-up were all of it.
+    short = StepConfig(epochs=1, learning_rate=0.1, warmup=3.0)
+    assert [learning_rate(short, u, 4) for u in range(4)] == pytest.approx([0.02, 0.04, 0.06, 0.08])
+
+
+def test_the_optimizer_is_the_one_that_is_named() -> None:
+    model = new_model(NetworkConfig(), ("jpeg", "pristine"), seed=0)
+    for name, kind in (("adam", torch.optim.AdamW), ("soap", Soap)):
+        config = StepConfig(optimizer=name, learning_rate=0.3, weight_decay=0.2)  # type: ignore[arg-type]
+        optimizer = _optimizer(config, model)
+        assert isinstance(optimizer, kind)
+        assert [(g["lr"], g["weight_decay"]) for g in optimizer.param_groups] == [(0.3, 0.2), (0.3, 0.0)]
+        # The divisors of GDN have no directions to be turned to.
+        assert [g.get("rotated") for g in optimizer.param_groups] == ([True, False] if name == "soap" else [None] * 2)
+
+
+def test_an_update_has_the_rate_of_its_place_and_a_gradient_within_the_clip() -> None:
+    for clip, length in ((0.0, 5.0), (0.25, 0.25), (9.0, 5.0)):
+        layer = torch.nn.Linear(2, 1, bias=False)
+        before = layer.weight.detach().clone()
+        config = StepConfig(epochs=9, warmup=1.0, learning_rate=0.3, clip=clip)
+        run: Any = SimpleNamespace(
+            _step=SimpleNamespace(config=config, batches=SimpleNamespace(per_epoch=5), loss=lambda out, _: out.sum()),
+            _model=layer,
+            _config=SimpleNamespace(amp=False),
+            _optimizer=torch.optim.SGD(layer.parameters(), lr=7.0),
+            _update=2,  # of 5 to warm up
+            _losses=[],
+            _average=None,
+        )
+        _Run._learn(run, layer, torch.tensor([[3.0, 4.0]]), torch.tensor([0]))
+        change = (before - layer.weight.detach()).norm()
+        assert float(change) == pytest.approx(0.3 * 3 / 6 * length, rel=1e-4)
+        assert run._losses == [(before @ torch.tensor([3.0, 4.0])).sum()]
+
+
+def test_the_average_of_weights_soon_forgets_the_first() -> None:
+    model: Any = torch.nn.BatchNorm1d(3)
+    torch.nn.init.constant_(model.weight, 2.0)
+    model.num_batches_tracked += 7
+    for update, decay in ((0, 0.1), (10, 11 / 20), (10_000, 0.9)):
+        average: Any = torch.nn.BatchNorm1d(3)  # whose weights are 1
+        run: Any = SimpleNamespace(_config=SimpleNamespace(ema=0.9), _update=update, _model=model)
+        _Run._follow(run, average)
+        torch.testing.assert_close(average.weight.detach(), torch.full((3,), decay + 2 * (1 - decay)))
+        assert int(average.num_batches_tracked) == 7  # a count has no mean
+
+
+def test_the_first_signal_is_noted_and_the_second_goes_where_it_went() -> None:
+    heard: list[int] = []
+    former = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        ours = signal.getsignal(signal.SIGTERM)
+        with _signals() as stop:
+            assert not stop.came
+            signal.raise_signal(signal.SIGTERM)
+            assert stop.came and not heard
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is ours
+        with _signals():
+            pass
+        assert signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 def test_the_cache_gives_back_what_it_got_and_stays_within_its_limit(tmp_path: Path) -> None:
