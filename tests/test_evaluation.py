@@ -120,14 +120,16 @@ def test_types_count_what_the_model_knows_and_the_references() -> None:
 
 def test_splits_are_those_of_the_data_set() -> None:
     dataset, predictions = made_up()
-    found = evaluate(dataset, predictions, splits=7, seed=3, test_fraction=0.25)
+    found = evaluate(dataset, predictions, splits=7, seed=3, test_fraction=0.25, level=0.5)
     by_path = {r.path: p.quality for r, p in zip(dataset.records, predictions, strict=True)}
     values = []
     for seed in range(3, 10):
         test = split(dataset, (0.75, 0.25), seed)[1]
         values.append(metrics.srcc([by_path[r.path] for r in test.records], test.oriented_scores()))
     assert found.splits is not None
-    assert found.splits.metrics["srcc"] == metrics.median_with_interval(values)
+    assert found.splits.metrics["srcc"] == metrics.median_with_interval(values, 0.5)
+    assert (found.splits.splits, found.splits.seed) == (7, 3)
+    assert (found.splits.test_fraction, found.splits.level) == (0.25, 0.5)
     one_content = dataset.where(lambda r: r.group == "1")
     assert evaluate(one_content, predictions[:5], splits=7).splits is None
 
@@ -173,8 +175,11 @@ def test_what_evaluate_refuses() -> None:
     dataset, predictions = made_up()
     with pytest.raises(ValueError, match="got 59 and 60"):
         evaluate(dataset, predictions[1:])
-    with pytest.raises(ValueError, match="test_fraction"):
-        evaluate(dataset, predictions, test_fraction=1.0)
+    for fraction in (0.0, 1.0):
+        with pytest.raises(ValueError, match="test_fraction"):
+            evaluate(dataset, predictions, test_fraction=fraction)
+    with pytest.raises(ValueError, match="splits must be 0 or more"):
+        evaluate(dataset, predictions, splits=-1)
 
 
 # Predictions and their file

@@ -236,6 +236,12 @@ def test_what_calibration_refuses(probabilities: Any, labels: Any, message: str)
         metrics.expected_calibration_error(probabilities, labels)
 
 
+def test_calibration_needs_a_bin() -> None:
+    for count in (0, 1):  # pictures: it is refused for none, too
+        with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
+            metrics.expected_calibration_error(np.ones((count, 1)), [0] * count, bins=0)
+
+
 # Median
 
 
@@ -270,8 +276,9 @@ def test_the_interval_holds_the_true_median_as_often_as_it_says() -> None:
 
 def test_the_median_of_nothing_and_what_it_refuses() -> None:
     assert all(map(math.isnan, metrics.median_with_interval([])))
-    with pytest.raises(ValueError, match="level"):
-        metrics.median_with_interval([1.0], level=1)
+    for level in (0, 1):
+        with pytest.raises(ValueError, match="level"):
+            metrics.median_with_interval([1.0], level=level)
     with pytest.raises(ValueError, match="values must be finite"):
         metrics.median_with_interval([math.nan])
 
@@ -291,8 +298,13 @@ def test_d_test_at_its_ends() -> None:
     assert metrics.d_test([5, 6], [1, 2, 3]) == 1
     assert metrics.d_test([1, 2], [5, 6]) == 0.5
     assert metrics.d_test([1, 1], [1]) == 0.5
-    with pytest.raises(ValueError, match="needs pristine and distorted"):
-        metrics.d_test([], [1])
+    for pristine, distorted in (([], [1]), ([1], [])):
+        with pytest.raises(ValueError, match="needs pristine and distorted"):
+            metrics.d_test(pristine, distorted)
+    with pytest.raises(ValueError, match="pristine must be finite"):
+        metrics.d_test([math.nan], [1])
+    with pytest.raises(ValueError, match="distorted must be finite"):
+        metrics.d_test([1], [math.nan])
 
 
 def test_l_test_is_the_mean_rank_correlation(random: np.random.Generator) -> None:
@@ -302,8 +314,11 @@ def test_l_test_is_the_mean_rank_correlation(random: np.random.Generator) -> Non
     assert metrics.l_test(quality) == pytest.approx(np.mean(rows), abs=64 * EPS)
     assert metrics.l_test([[9, 7, 5, 3, 1]]) == 1
     assert metrics.l_test([[1, 2, 3]]) == -1
-    with pytest.raises(ValueError, match=r"\(G, L\)"):
-        metrics.l_test([[1], [2]])
+    for quality in ([[1], [2]], np.empty((0, 5))):
+        with pytest.raises(ValueError, match=r"\(G, L\)"):
+            metrics.l_test(quality)
+    with pytest.raises(ValueError, match="2 dimensions, got 1"):
+        metrics.l_test([1, 2])
 
 
 def test_p_test_counts_ties_as_wrong() -> None:
