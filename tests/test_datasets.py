@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import subprocess
 import sys
@@ -267,6 +268,25 @@ def test_csv_files_of_anything_else(text: str, message: str, tmp_path: Path) -> 
     with pytest.raises(DatasetError, match=r"mine\.csv") as caught:
         load_dataset("csv", csv_file(tmp_path, text))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(("count", "end"), [(5, "line 6: 1 values for 2 columns"), (7, "; and 2 more")])
+def test_of_many_short_lines_the_first_five_are_named(count: int, end: str, tmp_path: Path) -> None:
+    path = csv_file(tmp_path, "path,mos\n" + "a.png\n" * count)
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("csv", path)
+    assert str(caught.value).count("1 values for 2 columns") == 5
+    assert end in str(caught.value) and ("more" in str(caught.value)) == (count > 5)
+
+
+def test_a_csv_file_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = csv_file(tmp_path, "path\na.png\n")
+    monkeypatch.setattr(Path, "open", refused)
+    with pytest.raises(DatasetError, match=r"mine\.csv: cannot be read \(Permission denied\)"):
+        load_dataset("csv", path)
 
 
 def test_csv_that_is_no_text_or_no_file(tmp_path: Path) -> None:
