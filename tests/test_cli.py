@@ -305,7 +305,7 @@ def test_what_the_system_refuses_is_a_message(folder: Path, model: str) -> None:
         (f"{run} score img2.png --model {model} -o {'n' * 300}.csv", "File name too long"),
         (f"{run} score img2.png --model {model} -o loop.json", "cannot be written"),
         (f"{run} distort img2.png --type jpeg --level 1 -o {'n' * 300}.png", "File name too long"),
-        (f"{run} eval csv --root long.csv --model {model}", "File name too long"),
+        (f"{run} eval csv --root long.csv --model {model}", "n.png is missing"),
     ):
         done = subprocess.run(
             ["/bin/sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False, timeout=60
