@@ -297,6 +297,7 @@ def test_what_the_system_refuses_is_a_message(folder: Path, model: str) -> None:
     (folder / "loop.json").symlink_to("loop.json")
     (folder / "long.csv").write_text("path,mos\n" + "n" * 300 + ".png,3\n")
     run = f"{sys.executable} -m meon_ext.cli"
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
     for command, said in (
         (f"{run} score img2.png --model {model} > /dev/full", "No space left"),
         (f"{run} info > /dev/full", "No space left"),
@@ -308,7 +309,7 @@ def test_what_the_system_refuses_is_a_message(folder: Path, model: str) -> None:
         (f"{run} eval csv --root long.csv --model {model}", "n.png is missing"),
     ):
         done = subprocess.run(
-            ["/bin/sh", "-c", command], cwd=folder, capture_output=True, text=True, check=False, timeout=60
+            ["/bin/sh", "-c", command], cwd=folder, env=buffered, capture_output=True, text=True, timeout=60
         )
         assert done.returncode == 2 and said in done.stderr, (command, done.stderr)
         assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr, command

@@ -32,7 +32,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # argparse has printed the help or what is wrong
         return int(stop.code or 0)
     try:
-        return int(arguments.run(arguments))
+        code = int(arguments.run(arguments))
+        if sys.stdout is not None and not sys.stdout.closed:
+            sys.stdout.flush()  # else a full disk is found out when Python ends, which says so with a code of its own
+        return code
     except MeonError as error:
         _say(arguments.command, str(error))
         return _EXIT_USAGE
