@@ -157,6 +157,16 @@ struct Window {
 // the four values of kCount channels: `channel`, channel + step, ... Outside of the sample, and in a sample outside of
 // the batch, they are zero: that is the convolution's padding.
 
+// Neighbours in memory, too.
+struct AdjacentColumns {
+  int first;
+  bool inside[4];
+  __device__ __forceinline__ AdjacentColumns(int first_column, int width) : first(first_column) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) inside[k] = first + k >= 0 && first + k < width;
+  }
+};
+
 template <class T>
 struct PlanarSource {
   const T* x;  // [N, C, H, W]
@@ -166,18 +176,15 @@ struct PlanarSource {
   struct alignas(2 * sizeof(T)) Pair {
     T low, high;
   };
-  struct Columns {
-    int first;  // even
-    bool inside[4];
-  };
   struct Row {
     const T* values;  // of channel 0
     int64_t plane;
     bool inside, pairs;
     template <int kCount>
-    __device__ __forceinline__ void read(int channel, int step, const Columns& columns, float (&to)[kCount][4]) const {
+    __device__ __forceinline__ void read(int channel, int step, const AdjacentColumns& columns,
+                                         float (&to)[kCount][4]) const {
       const int64_t at = channel * plane + columns.first;
-      if (pairs) {  // of every thread alike
+      if (pairs) {  // of every thread alike; the first column is even
 #pragma unroll
         for (int c = 0; c < kCount; ++c) {
 #pragma unroll
@@ -203,12 +210,7 @@ struct PlanarSource {
     const T* x;  // [C, H, W], null outside
     int height, width;
     bool pairs;
-    __device__ __forceinline__ Columns columns_at(int first) const {
-      Columns out{first, {}};
-#pragma unroll
-      for (int k = 0; k < 4; ++k) out.inside[k] = first + k >= 0 && first + k < width;
-      return out;
-    }
+    __device__ __forceinline__ AdjacentColumns columns_at(int first) const { return {first, width}; }
     __device__ __forceinline__ Row row(int y) const {
       const bool inside = x != nullptr && y >= 0 && y < height;
       return {inside ? x + int64_t{y} * width : x, int64_t{height} * width, inside, pairs};
@@ -233,15 +235,12 @@ struct CropSource {
 
   static constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
-  struct Columns {
-    int first;
-    bool inside[4];
-  };
   struct Row {
     const uint8_t* values;  // of channel 0
     bool inside, bad;
     template <int kCount>
-    __device__ __forceinline__ void read(int channel, int step, const Columns& columns, float (&to)[kCount][4]) const {
+    __device__ __forceinline__ void read(int channel, int step, const AdjacentColumns& columns,
+                                         float (&to)[kCount][4]) const {
 #pragma unroll
       for (int c = 0; c < kCount; ++c) {
 #pragma unroll
@@ -258,12 +257,7 @@ struct CropSource {
     const uint8_t* top_left;  // null in a bad box
     int64_t image_w;
     int height, width;  // 0 outside
-    __device__ __forceinline__ Columns columns_at(int first) const {
-      Columns out{first, {}};
-#pragma unroll
-      for (int k = 0; k < 4; ++k) out.inside[k] = first + k >= 0 && first + k < width;
-      return out;
-    }
+    __device__ __forceinline__ AdjacentColumns columns_at(int first) const { return {first, width}; }
     __device__ __forceinline__ Row row(int y) const {
       const bool inside = y >= 0 && y < height, good = top_left != nullptr;
       return {good && inside ? top_left + y * image_w * kChannels : top_left, good && inside, !good && inside};
