@@ -275,10 +275,10 @@ def test_processes_share_a_cache(tmp_path: Path) -> None:
 
 
 def _fill_anew(folder: Path) -> None:
-    cache = PictureCache(folder, 1 << 30)
+    cache, picture = PictureCache(folder, 1 << 30), scene(0)[:8, :8].copy()
     for i in range(2000):
         key = f"{i % 8:040}"
-        cache.put(key, scene(0)[:8, :8].copy())
+        cache.put(key, picture)
         (folder / f"{key}.npy").unlink(missing_ok=True)
 
 
