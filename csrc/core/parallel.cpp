@@ -6,8 +6,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <exception>
-#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -25,6 +23,15 @@ int usable_processors() {
 
 }  // namespace
 
+void FirstError::keep_current() {
+  const std::lock_guard lock(mutex_);
+  if (!error_) error_ = std::current_exception();
+}
+
+void FirstError::rethrow() const {
+  if (error_) std::rethrow_exception(error_);
+}
+
 void Serial::for_each(int64_t count, const std::function<void(int64_t)>& task) const {
   for (int64_t i = 0; i < count; ++i) task(i);
 }
@@ -36,15 +43,13 @@ void Threads::for_each(int64_t count, const std::function<void(int64_t)>& task) 
   if (workers <= 1) return Serial().for_each(count, task);
 
   std::atomic<int64_t> next{0};
-  std::exception_ptr error;
-  std::mutex error_mutex;
+  FirstError error;
   auto work = [&] {
     try {
       for (int64_t i = next.fetch_add(1); i < count; i = next.fetch_add(1)) task(i);
     } catch (...) {
       next.store(count);  // The others stop after the task in hand.
-      const std::lock_guard lock(error_mutex);
-      if (!error) error = std::current_exception();
+      error.keep_current();
     }
   };
   std::vector<std::thread> pool;
@@ -56,7 +61,7 @@ void Threads::for_each(int64_t count, const std::function<void(int64_t)>& task) 
   }
   work();
   for (auto& thread : pool) thread.join();
-  if (error) std::rethrow_exception(error);
+  error.rethrow();
 }
 
 }  // namespace meon

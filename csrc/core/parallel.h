@@ -3,7 +3,9 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
 #include <functional>
+#include <mutex>
 
 namespace meon {
 
@@ -21,6 +23,17 @@ class Parallel {
 
   // How many tasks may run at a time. For deciding how finely to cut the work, never for what a task computes.
   virtual int64_t threads() const = 0;
+};
+
+// The first exception of several threads, for the one that waits for them.
+class FirstError {
+ public:
+  void keep_current();   // in a catch block, of any thread
+  void rethrow() const;  // when all are done; nothing where there was none
+
+ private:
+  std::exception_ptr error_;
+  std::mutex mutex_;
 };
 
 class Serial final : public Parallel {

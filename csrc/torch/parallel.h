@@ -3,9 +3,6 @@
 
 #include <torch/csrc/stable/ops.h>
 
-#include <exception>
-#include <mutex>
-
 #include "core/parallel.h"
 
 namespace meon::torch_ops {
@@ -13,18 +10,16 @@ namespace meon::torch_ops {
 class TorchParallel final : public Parallel {
  public:
   void for_each(int64_t count, const std::function<void(int64_t)>& task) const override {
-    std::exception_ptr error;
-    std::mutex error_mutex;
+    FirstError error;
     torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
       // torch would let nobody know what it was: of an exception only an error code passes the stable ABI.
       try {
         for (int64_t i = begin; i < end; ++i) task(i);
       } catch (...) {
-        const std::lock_guard lock(error_mutex);
-        if (!error) error = std::current_exception();
+        error.keep_current();
       }
     });
-    if (error) std::rethrow_exception(error);
+    error.rethrow();
   }
   int64_t threads() const override { return torch::stable::get_num_threads(); }
 };
