@@ -42,11 +42,11 @@ class Folder:
 
     def find(self, *names: str) -> Path | None:
         """What has the first of these names that is there, in whatever case; None if none is."""
-        return next((self._entries[name.casefold()] for name in names if name.casefold() in self._entries), None)
+        return _first(self._entries, names)
 
     def file(self, *names: str) -> Path | None:
         """The same among regular files: no folder, no link to nowhere, no pipe, which whoever opens it waits for."""
-        return next((self._files[name.casefold()] for name in names if name.casefold() in self._files), None)
+        return _first(self._files, names)
 
     def picture(self, name: str) -> Path | None:
         """The picture of this name, in whatever case, or else of another suffix, as after conversion to PNG."""
@@ -55,6 +55,10 @@ class Folder:
     def pictures(self) -> list[Path]:
         """All pictures, hidden ones left out, in natural order."""
         return sorted(self._all_pictures, key=lambda path: natural_key(path.name))
+
+
+def _first(paths: dict[str, Path], names: tuple[str, ...]) -> Path | None:
+    return next((paths[name.casefold()] for name in names if name.casefold() in paths), None)
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:

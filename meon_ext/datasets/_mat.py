@@ -50,9 +50,7 @@ class MatFile:
             raise DatasetError(f"{path}: cannot be read ({error.strerror}); check its mode and owner") from error
         except NotImplementedError as error:
             raise DatasetError(f"{path}: a MATLAB 7.3 file; save it again with -v7") from error
-        except (
-            Exception
-        ) as error:  # the reader raises ValueError, TypeError, zlib.error, struct.error, MatReadError, ...
+        except Exception as error:  # ValueError, TypeError, zlib.error, struct.error, MatReadError, ...
             raise self._damaged(error) from error
         if any(math.prod(shape) > _MAX_ELEMENTS for _, shape, _ in described):  # cells are allocated as declared
             raise DatasetError(f"{path}: an array of more than {_MAX_ELEMENTS} elements; fetch the file again")
@@ -154,11 +152,8 @@ class _Matrix:
         (_, flags), (_, shape), _ = (_next(elements) for _ in range(3))
         if len(flags) != 8 or len(shape) % 4:
             raise ValueError("not the beginning of an array")
-        (word, _), sides = (
-            struct.unpack(f"{self._order}II", flags),
-            struct.unpack(f"{self._order}{len(shape) // 4}i", shape),
-        )
-        return word, sides
+        (word,) = struct.unpack_from(f"{self._order}I", flags)
+        return word, struct.unpack(f"{self._order}{len(shape) // 4}i", shape)
 
     def _elements(self) -> Iterator[tuple[int, bytes]]:
         """Type and content of one element after the other; what is in a matrix follows it, which has no content."""
